@@ -1,0 +1,118 @@
+//! Switches, capacities and names that both sides use.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::address::Address;
+
+/// Version of the layout of all pinned maps. Another version means another generation of maps.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// The maps' names: a public interface, at most 15 characters (the kernel cuts names there).
+pub mod maps {
+    /// Hash: [`FrontendKey`](crate::frontend::FrontendKey) → [`FrontendEntry`](crate::frontend::FrontendEntry).
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// Mapped array of [`ServiceRecord`](crate::service::ServiceRecord).
+    pub const SERVICES: &str = "SERVICES";
+    /// Mapped array of [`Backend`](crate::backend::Backend).
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Hash: [`Address`](crate::address::Address) → [`NodeAddress`](super::NodeAddress).
+    pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// Socket storage: [`SocketState`](crate::socket::SocketState).
+    pub const SOCKETS: &str = "SOCKETS";
+    /// LRU hash: [`DatagramKey`](crate::socket::DatagramKey) → [`DatagramValue`](crate::socket::DatagramValue).
+    pub const DATAGRAMS: &str = "DATAGRAMS";
+    /// LRU hash: [`FlowKey`](crate::flow::FlowKey) → [`Flow`](crate::flow::Flow).
+    pub const FLOWS: &str = "FLOWS";
+    /// Per-CPU array: number of an [`Outcome`](crate::outcome::Outcome) or [`Reason`](crate::outcome::Reason) → count.
+    pub const OUTCOMES: &str = "OUTCOMES";
+    /// Array of one [`Config`](super::Config).
+    pub const CONFIG: &str = "CONFIG";
+    /// Array of maps of one element: updating it waits until all running programs have ended.
+    pub const GRACE: &str = "GRACE";
+
+    /// All that are pinned.
+    pub const ALL: [&str; 10] =
+        [FRONTENDS, SERVICES, BACKENDS, NODE_ADDRESSES, SOCKETS, DATAGRAMS, FLOWS, OUTCOMES, CONFIG, GRACE];
+}
+
+/// The programs' names.
+pub mod programs {
+    /// `cgroup/*` programs, in the order in which they are attached.
+    ///
+    /// What undoes a translation comes before what makes one, so that no application ever sees a backend's address.
+    pub const CGROUP: [&str; 8] = [
+        "getpeername4",
+        "getpeername6",
+        "recvmsg4",
+        "recvmsg6",
+        "sendmsg4",
+        "sendmsg6",
+        "connect4",
+        "connect6",
+    ];
+    /// TC ingress on the external devices.
+    pub const TC_INGRESS: &str = "tc_ingress";
+    /// TC egress on the external devices.
+    pub const TC_EGRESS: &str = "tc_egress";
+}
+
+/// Names of the read-only globals: facts of the kernel, so that the verifier removes what cannot work there.
+pub mod globals {
+    /// Not zero: `bpf_set_retval` exists (kernel 5.18).
+    pub const HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
+}
+
+/// Value of `CONFIG`: what may change while programs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Config {
+    /// Cookie of the network namespace that counts as the host's (`SO_NETNS_COOKIE`).
+    pub host_netns_cookie: u64,
+    /// The node's IPv4 address for translated sources, v4-mapped; unspecified: none.
+    pub node_v4: Address,
+    /// The node's IPv6 address for translated sources; unspecified: none.
+    pub node_v6: Address,
+    /// First port for translated sources.
+    pub snat_port_first: u16,
+    /// Last port for translated sources.
+    pub snat_port_last: u16,
+    /// The [`LAYOUT_VERSION`] of these maps.
+    pub layout_version: u32,
+}
+
+/// Bits of [`NodeAddress::flags`].
+pub mod node_address {
+    /// Node ports answer here.
+    pub const NODE_PORTS: u32 = 1 << 0;
+    /// Only to sockets of the host's network namespace: loopback addresses mean another machine inside a pod.
+    pub const HOST_ONLY: u32 = 1 << 1;
+}
+
+/// Value of `NODE_ADDRESSES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(C)]
+pub struct NodeAddress {
+    /// See [`node_address`].
+    pub flags: u32,
+}
+
+/// Default capacities; each can be set with a flag of `sockeye run`.
+pub mod capacity {
+    /// Entries of `FRONTENDS`: 80 bytes each.
+    pub const FRONTENDS: u32 = 131_072;
+    /// Elements of `SERVICES`: 64 bytes each.
+    pub const SERVICES: u32 = 65_536;
+    /// Elements of `BACKENDS`: 24 bytes each. A change needs room for the old and the new set.
+    pub const BACKENDS: u32 = 524_288;
+    /// Entries of `NODE_ADDRESSES`.
+    pub const NODE_ADDRESSES: u32 = 1_024;
+    /// Entries of `DATAGRAMS`.
+    pub const DATAGRAMS: u32 = 65_536;
+    /// Entries of `FLOWS`: two for each connection.
+    pub const FLOWS: u32 = 262_144;
+}
+
+/// First port for translated sources, by default: above Linux's default range of ephemeral ports (32768–60999).
+pub const SNAT_PORT_FIRST: u16 = 61_000;
+/// Last port for translated sources, by default.
+pub const SNAT_PORT_LAST: u16 = 65_535;

@@ -1,0 +1,215 @@
+//! The decision: which backend a connection to an address, port and protocol gets, and why.
+//!
+//! Pure: all that it needs comes through [`Tables`], which the kernel programs implement on maps, and host tests and
+//! `sockeye explain` on plain collections. Bodies are inlined into each program: a BPF call would spill the
+//! references that the verifier follows.
+
+use crate::{
+    address::{Address, SocketAddress},
+    backend::{Backend, BackendId},
+    config::{NodeAddress, node_address},
+    frontend::{FrontendEntry, FrontendKey, FrontendKind},
+    outcome::Reason,
+    service::{Range, ServiceRecord, Set, Settings, flags},
+};
+
+/// The look-ups of a decision.
+pub trait Tables {
+    /// The frontend stored under `key`, in one load. The tag may be that of another key: the caller checks it.
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry>;
+    /// What is known of an address of the node.
+    fn node_address(&self, address: &Address) -> Option<NodeAddress>;
+    /// A service record. Its words may change at any time: read them with [`Tables::range`] and [`Tables::settings`].
+    fn service(&self, index: u32) -> Option<&ServiceRecord>;
+    /// A slot; it does not change while a program that loaded a range with it runs.
+    fn backend(&self, slot: u32) -> Option<&Backend>;
+    /// A number that is spread evenly over all 2³² values.
+    fn random(&self) -> u32;
+
+    /// Loads a set's range, once.
+    #[inline(always)]
+    fn range(&self, record: &ServiceRecord, set: Set) -> Range {
+        let word: *const Range = match set {
+            Set::Cluster => &raw const record.cluster,
+            Set::Local => &raw const record.local,
+        };
+        // SAFETY: derived from a reference to a record, aligned to eight bytes; volatile, so that it is one load.
+        Range::from_bits(unsafe { word.cast::<u64>().read_volatile() })
+    }
+
+    /// Loads the settings, once.
+    #[inline(always)]
+    fn settings(&self, record: &ServiceRecord) -> Settings {
+        let word: *const Settings = &raw const record.settings;
+        // SAFETY: derived from a reference to a record, aligned to eight bytes; volatile, so that it is one load.
+        Settings::from_bits(unsafe { word.cast::<u64>().read_volatile() })
+    }
+}
+
+/// Where a connection comes from. It decides which set external frontends use, and who may use loopback addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A socket on this node in the host's network namespace.
+    Host,
+    /// A socket on this node in another network namespace.
+    Pod,
+    /// A packet from outside.
+    Outside,
+}
+
+/// A frontend that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// Its entry.
+    pub entry: FrontendEntry,
+    /// Its service's record.
+    pub record: &'a ServiceRecord,
+}
+
+/// A backend that was chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    /// Where it was found.
+    pub slot: u32,
+    /// The backend.
+    pub backend: &'a Backend,
+    /// The service port's number.
+    pub service_id: u32,
+}
+
+/// Finds the frontend that serves `key` for a client from `source`.
+///
+/// An exact frontend wins over a node port. `source` is asked for only at a node's address that serves the host alone.
+#[inline(always)]
+pub fn find<'a, T: Tables>(
+    tables: &'a T,
+    key: &FrontendKey,
+    source: impl Fn() -> Source,
+) -> Result<Found<'a>, Reason> {
+    let entry = match lookup(tables, key) {
+        Some(entry) => entry,
+        None => lookup_node_port(tables, key, source)?,
+    };
+    let record = tables.service(entry.record).ok_or(Reason::BrokenTables)?;
+    Ok(Found { entry, record })
+}
+
+/// One look-up in `FRONTENDS`, repeated once if the element was reused for another key meanwhile.
+#[inline(always)]
+fn lookup<T: Tables>(tables: &T, key: &FrontendKey) -> Option<FrontendEntry> {
+    let entry = tables.frontend(key)?;
+    if entry.tag == key.tag() {
+        return Some(entry);
+    }
+    tables.frontend(key).filter(|entry| entry.tag == key.tag())
+}
+
+#[inline(always)]
+fn lookup_node_port<T: Tables>(
+    tables: &T,
+    key: &FrontendKey,
+    source: impl Fn() -> Source,
+) -> Result<FrontendEntry, Reason> {
+    let node_address = tables.node_address(&key.address()).ok_or(Reason::NotAService)?;
+    if node_address.flags & node_address::NODE_PORTS == 0 {
+        return Err(Reason::NotAService);
+    }
+    let entry = lookup(tables, &key.node_port()).ok_or(Reason::NotAService)?;
+    if node_address.flags & node_address::HOST_ONLY != 0 && source() != Source::Host {
+        return Err(Reason::NotAService);
+    }
+    Ok(entry)
+}
+
+/// Chooses a backend at random from the set that applies.
+#[inline(always)]
+pub fn select<'a, T: Tables>(
+    tables: &'a T,
+    found: &Found<'a>,
+    outside: bool,
+) -> Result<Selection<'a>, Reason> {
+    let range = applicable_range(tables, found, outside)?;
+    // Multiplication instead of a remainder: the same spread without a division.
+    let offset = ((u64::from(tables.random()) * u64::from(range.count)) >> 32) as u32;
+    let slot = range.first.wrapping_add(offset);
+    let backend = tables.backend(slot).ok_or(Reason::BrokenTables)?;
+    Ok(Selection { slot, backend, service_id: found.record.service_id })
+}
+
+/// The backend that was chosen before, if it is still in the set that applies.
+///
+/// `slot` is where it was then: the set may have moved since, so it is only tried first.
+#[inline(always)]
+pub fn reselect<'a, T: Tables>(
+    tables: &'a T,
+    found: &Found<'a>,
+    outside: bool,
+    id: BackendId,
+    slot: u32,
+) -> Option<Selection<'a>> {
+    let range = applicable_range(tables, found, outside).ok()?;
+    let service_id = found.record.service_id;
+    if range.contains(slot)
+        && let Some(backend) = tables.backend(slot)
+        && backend.id == id
+    {
+        return Some(Selection { slot, backend, service_id });
+    }
+    let (slot, backend) = search(tables, range, id)?;
+    Some(Selection { slot, backend, service_id })
+}
+
+/// Binary search in a range, which is sorted by backend id.
+#[inline(always)]
+fn search<T: Tables>(tables: &T, range: Range, id: BackendId) -> Option<(u32, &Backend)> {
+    let (mut low, mut high) = (range.first, range.first.wrapping_add(range.count));
+    // The verifier wants a bound: 2²⁴ slots are more than any map has.
+    for _ in 0..24 {
+        if low >= high {
+            return None;
+        }
+        let middle = low + (high - low) / 2;
+        let backend = tables.backend(middle)?;
+        if backend.id == id {
+            return Some((middle, backend));
+        }
+        if backend.id < id {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    None
+}
+
+/// The range of the set that applies to this frontend and client, or the reason for having none.
+///
+/// Clients on the node use the cluster set of external frontends whatever the external policy: their traffic is as if
+/// it had gone out to the load balancer and come back (kube-proxy's short-circuit).
+#[inline(always)]
+fn applicable_range<T: Tables>(tables: &T, found: &Found<'_>, outside: bool) -> Result<Range, Reason> {
+    let settings = tables.settings(found.record);
+    let local = if found.entry.kind == FrontendKind::ClusterIp as u8 {
+        settings.flags & flags::INTERNAL_LOCAL != 0
+    } else {
+        outside && settings.flags & flags::EXTERNAL_LOCAL != 0
+    };
+    let range = tables.range(found.record, if local { Set::Local } else { Set::Cluster });
+    if range.count != 0 {
+        Ok(range)
+    } else if local && settings.flags & flags::ANY_ENDPOINTS != 0 {
+        Err(Reason::NoLocalBackends)
+    } else {
+        Err(Reason::NoBackends)
+    }
+}
+
+/// Whether a translated peer is the one a socket remembers.
+#[inline(always)]
+pub fn same_peer(a: &SocketAddress, b: &SocketAddress) -> bool {
+    let (x, y) = (a.address.words(), b.address.words());
+    x[3] == y[3] && a.port.wire() == b.port.wire() && x[2] == y[2] && x[1] == y[1] && x[0] == y[0]
+}
+
+#[cfg(test)]
+mod tests;

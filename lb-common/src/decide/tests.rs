@@ -1,0 +1,217 @@
+//! The decision on plain collections.
+
+extern crate std;
+
+use core::{cell::Cell, net::IpAddr};
+use std::{collections::BTreeMap, vec, vec::Vec};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::address::{Port, Protocol};
+
+#[derive(Default)]
+struct Fake {
+    frontends: BTreeMap<FrontendKey, FrontendEntry>,
+    node_addresses: BTreeMap<Address, NodeAddress>,
+    services: Vec<ServiceRecord>,
+    backends: Vec<Backend>,
+    random: Cell<u32>,
+    /// What look-ups of a reused element give, before the true entry.
+    foreign: Cell<u32>,
+}
+
+impl Tables for Fake {
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
+        let mut entry = *self.frontends.get(key)?;
+        if self.foreign.get() > 0 {
+            self.foreign.set(self.foreign.get() - 1);
+            entry.tag ^= 1;
+            entry.record = 999;
+        }
+        Some(entry)
+    }
+    fn node_address(&self, address: &Address) -> Option<NodeAddress> {
+        self.node_addresses.get(address).copied()
+    }
+    fn service(&self, index: u32) -> Option<&ServiceRecord> {
+        self.services.get(index as usize)
+    }
+    fn backend(&self, slot: u32) -> Option<&Backend> {
+        self.backends.get(slot as usize)
+    }
+    fn random(&self) -> u32 {
+        self.random.get()
+    }
+}
+
+fn address(ip: &str) -> Address {
+    ip.parse::<IpAddr>().map_or(Address::UNSPECIFIED, Into::into)
+}
+
+fn key(ip: &str, port: u16) -> FrontendKey {
+    FrontendKey::new(address(ip), Port::new(port), Protocol::Tcp)
+}
+
+fn backend(id: BackendId) -> Backend {
+    Backend { address: Address::from_v4_bytes([10, 0, 0, id as u8]), port: Port::new(8080), flags: 0, id }
+}
+
+impl Fake {
+    /// A service with ten cluster backends (ids 0, 2, 4, …) in slots 5 to 14, and the given frontend.
+    fn with(frontend: FrontendKey, kind: FrontendKind, settings: Settings) -> Self {
+        let record =
+            ServiceRecord::new(1, settings, Range { first: 5, count: 10 }, Range { first: 15, count: 1 });
+        let mut fake = Self { services: vec![record], ..Self::default() };
+        fake.frontends.insert(frontend, FrontendEntry::new(&frontend, kind, 0));
+        fake.backends = vec![backend(250); 5];
+        fake.backends.extend((0..10).map(|i| backend(i * 2)));
+        fake.backends.push(backend(100));
+        fake
+    }
+
+    fn choose(&self, key: &FrontendKey, source: Source) -> Result<BackendId, Reason> {
+        let found = find(self, key, || source)?;
+        select(self, &found, source == Source::Outside).map(|selection| selection.backend.id)
+    }
+}
+
+#[test]
+fn a_missing_entry_is_not_a_service() {
+    let fake = Fake::with(key("10.96.0.1", 80), FrontendKind::ClusterIp, Settings::default());
+    assert_eq!(fake.choose(&key("10.96.0.1", 81), Source::Pod), Err(Reason::NotAService));
+    assert_eq!(fake.choose(&key("10.96.0.2", 80), Source::Pod), Err(Reason::NotAService));
+}
+
+#[test]
+fn the_random_number_spreads_over_the_whole_range() {
+    let fake = Fake::with(key("10.96.0.1", 80), FrontendKind::ClusterIp, Settings::default());
+    let mut seen = [0; 10];
+    for step in 0..1000_u32 {
+        fake.random.set(step * (u32::MAX / 1000));
+        let id = fake.choose(&key("10.96.0.1", 80), Source::Host);
+        seen[id.map_or(0, |id| id as usize / 2)] += 1;
+    }
+    assert!(seen.iter().all(|n| (99..=101).contains(n)), "{seen:?}");
+}
+
+#[test]
+fn a_reused_element_is_looked_up_again() {
+    let fake = Fake::with(key("10.96.0.1", 80), FrontendKind::ClusterIp, Settings::default());
+    fake.foreign.set(1);
+    assert_eq!(fake.choose(&key("10.96.0.1", 80), Source::Pod), Ok(0));
+    fake.foreign.set(2);
+    assert_eq!(fake.choose(&key("10.96.0.1", 80), Source::Pod), Err(Reason::NotAService));
+}
+
+#[test]
+fn policies_choose_the_set() {
+    let any = flags::ANY_ENDPOINTS;
+    let cases = [
+        (FrontendKind::ClusterIp, 0, Source::Pod, 0),
+        (FrontendKind::ClusterIp, flags::INTERNAL_LOCAL, Source::Pod, 100),
+        (FrontendKind::ClusterIp, flags::EXTERNAL_LOCAL, Source::Pod, 0),
+        (FrontendKind::ClusterIp, flags::EXTERNAL_LOCAL, Source::Outside, 0),
+        (FrontendKind::ClusterIp, flags::INTERNAL_LOCAL, Source::Outside, 100),
+        (FrontendKind::LoadBalancer, flags::EXTERNAL_LOCAL, Source::Pod, 0),
+        (FrontendKind::LoadBalancer, flags::EXTERNAL_LOCAL, Source::Host, 0),
+        (FrontendKind::LoadBalancer, flags::EXTERNAL_LOCAL, Source::Outside, 100),
+        (FrontendKind::ExternalIp, flags::INTERNAL_LOCAL, Source::Outside, 0),
+        (FrontendKind::NodePort, flags::EXTERNAL_LOCAL, Source::Outside, 100),
+    ];
+    for (kind, policy, source, expected) in cases {
+        let settings = Settings { flags: policy | any, affinity_seconds: 0 };
+        let fake = Fake::with(key("10.96.0.1", 80), kind, settings);
+        assert_eq!(
+            fake.choose(&key("10.96.0.1", 80), source),
+            Ok(expected),
+            "{kind:?} flags {policy} from {source:?}"
+        );
+    }
+}
+
+#[test]
+fn an_empty_set_says_why() {
+    let local = flags::INTERNAL_LOCAL;
+    for (flags, expected) in [
+        (0, Reason::NoBackends),
+        (local, Reason::NoBackends),
+        (local | flags::ANY_ENDPOINTS, Reason::NoLocalBackends),
+    ] {
+        let settings = Settings { flags, affinity_seconds: 0 };
+        let mut fake = Fake::with(key("10.96.0.1", 80), FrontendKind::ClusterIp, settings);
+        fake.services[0] = ServiceRecord::new(1, settings, Range::EMPTY, Range::EMPTY);
+        assert_eq!(fake.choose(&key("10.96.0.1", 80), Source::Pod), Err(expected));
+    }
+}
+
+#[test]
+fn node_ports_answer_at_node_addresses_only() {
+    let mut fake = Fake::with(key("0.0.0.0", 30080), FrontendKind::NodePort, Settings::default());
+    let node_ports = node_address::NODE_PORTS;
+    fake.node_addresses.insert(address("172.18.0.2"), NodeAddress { flags: node_ports });
+    fake.node_addresses
+        .insert(address("127.0.0.1"), NodeAddress { flags: node_ports | node_address::HOST_ONLY });
+    fake.node_addresses.insert(address("172.18.0.9"), NodeAddress { flags: 0 });
+    fake.node_addresses.insert(address("fd00::2"), NodeAddress { flags: node_ports });
+    let cases = [
+        ("172.18.0.2", 30080, Source::Pod, Ok(0)),
+        ("172.18.0.2", 30080, Source::Outside, Ok(0)),
+        ("172.18.0.2", 30081, Source::Pod, Err(Reason::NotAService)),
+        ("172.18.0.3", 30080, Source::Host, Err(Reason::NotAService)),
+        ("172.18.0.9", 30080, Source::Host, Err(Reason::NotAService)),
+        ("127.0.0.1", 30080, Source::Host, Ok(0)),
+        ("127.0.0.1", 30080, Source::Pod, Err(Reason::NotAService)),
+        ("fd00::2", 30080, Source::Host, Err(Reason::NotAService)),
+    ];
+    for (ip, port, source, expected) in cases {
+        assert_eq!(fake.choose(&key(ip, port), source), expected, "{ip}:{port} from {source:?}");
+    }
+}
+
+#[test]
+fn a_frontend_at_a_node_address_wins_over_the_node_port() {
+    let mut fake = Fake::with(key("172.18.0.2", 30080), FrontendKind::ExternalIp, Settings::default());
+    fake.node_addresses.insert(address("172.18.0.2"), NodeAddress { flags: node_address::NODE_PORTS });
+    let other = ServiceRecord::new(2, Settings::default(), Range { first: 15, count: 1 }, Range::EMPTY);
+    fake.services.push(other);
+    let node_port = key("0.0.0.0", 30080);
+    fake.frontends.insert(node_port, FrontendEntry::new(&node_port, FrontendKind::NodePort, 1));
+    assert_eq!(fake.choose(&key("172.18.0.2", 30080), Source::Pod), Ok(0));
+}
+
+#[test]
+fn broken_tables_are_a_reason_and_not_a_wrong_backend() {
+    let mut fake = Fake::with(key("10.96.0.1", 80), FrontendKind::ClusterIp, Settings::default());
+    fake.backends.truncate(3);
+    assert_eq!(fake.choose(&key("10.96.0.1", 80), Source::Pod), Err(Reason::BrokenTables));
+    fake.services.clear();
+    assert_eq!(fake.choose(&key("10.96.0.1", 80), Source::Pod), Err(Reason::BrokenTables));
+}
+
+proptest! {
+    #[test]
+    fn reselect_finds_exactly_what_is_in_the_set(
+        ids in prop::collection::btree_set(0_u32..500, 0..64),
+        first in 0_u32..32,
+        wanted in 0_u32..500,
+        hint in 0_u32..128,
+    ) {
+        let mut fake = Fake::with(key("10.96.0.1", 80), FrontendKind::ClusterIp, Settings::default());
+        fake.backends = vec![backend(wanted); first as usize];
+        fake.backends.extend(ids.iter().map(|id| backend(*id)));
+        fake.backends.push(backend(wanted));
+        let range = Range { first, count: ids.len() as u32 };
+        fake.services[0] = ServiceRecord::new(1, Settings::default(), range, Range::EMPTY);
+        let found = find(&fake, &key("10.96.0.1", 80), || Source::Pod);
+        prop_assert!(found.is_ok());
+        if let Ok(found) = found {
+            let again = reselect(&fake, &found, false, wanted, hint);
+            prop_assert_eq!(again.is_some(), ids.contains(&wanted));
+            if let Some(selection) = again {
+                prop_assert_eq!(selection.backend.id, wanted);
+                prop_assert!(range.contains(selection.slot));
+            }
+        }
+    }
+}

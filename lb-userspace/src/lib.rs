@@ -1,0 +1,14 @@
+//! Sockeye's node agent.
+//!
+//! ```text
+//! source (cluster | folder) → state → resolve → desired → plan → apply → kernel maps
+//! └──── edge: kube, files ─┘ └────── pure: values in, values out ─────┘ └─ edge: aya ┘
+//! ```
+//!
+//! The pure middle knows no I/O, clock, randomness, async or hash order: the same objects in any order end in the same
+//! maps. One task, [`reconcile`], writes maps and owns retries.
+//!
+//! `kube` and `k8s_openapi` appear only in [`source`]; `aya` only in [`kernel`] and `store::kernel`.
+
+pub mod model;
+pub mod store;

@@ -1,0 +1,3 @@
+//! Sockeye's tasks.
+
+fn main() {}
