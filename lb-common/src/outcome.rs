@@ -9,7 +9,7 @@ macro_rules! numbered {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u32)]
         pub enum $name {
-            $(#[doc = $meaning] $variant = $number,)+
+            $(#[doc = concat!("Named `", $text, "`.")] $variant = $number,)+
         }
 
         impl $name {
