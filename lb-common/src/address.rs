@@ -44,14 +44,7 @@ impl Address {
     /// From four words as the kernel holds them: each in network order.
     #[inline(always)]
     pub const fn from_words(words: [u32; 4]) -> Self {
-        let (a, b, c, d) =
-            (words[0].to_ne_bytes(), words[1].to_ne_bytes(), words[2].to_ne_bytes(), words[3].to_ne_bytes());
-        Self {
-            bytes: [
-                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
-                d[3],
-            ],
-        }
+        bytemuck::must_cast(words)
     }
 
     /// From an IPv4 address in one word as the kernel holds it: in network order.
@@ -63,13 +56,7 @@ impl Address {
     /// Four words as the kernel holds them: each in network order.
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
-        let b = &self.bytes;
-        [
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
-            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
-        ]
+        bytemuck::must_cast(*self)
     }
 
     /// The last word: of a v4-mapped address the IPv4 address, in network order.
@@ -95,7 +82,7 @@ impl Address {
     /// A node port is stored once under it, however many addresses the node has.
     #[inline(always)]
     pub const fn unspecified_of(&self) -> Self {
-        if self.is_v4() { Self::from_v4_bytes([0; 4]) } else { Self::UNSPECIFIED }
+        Self::from_words([0, 0, if self.is_v4() { u32::from_be(0x0000_ffff) } else { 0 }, 0])
     }
 }
 

@@ -1,1 +1,81 @@
-fn main() {}
+//! Sockeye's programs in the kernel: what attaches where. Each entry point is one expression.
+//!
+//! `socket` decides at the socket: an application's `connect()` or `sendto()` to a service goes to a backend, and the
+//! application sees the service. All decisions are `lb_common::decide`'s.
+#![no_std]
+#![no_main]
+// One instruction of assembly, see `verdict`. The pinned stable toolchain builds this crate with its gates open.
+#![feature(asm_experimental_arch)]
+#![expect(clippy::needless_pass_by_value, reason = "the attribute macros hand over the context")]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "the attribute macros make a second, public function of each program"
+)]
+
+mod socket;
+mod tables;
+mod verdict;
+
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use socket::{V4, V6};
+
+/// The helpers in use are for GPL-compatible programs only.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// TCP and connected UDP over IPv4.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    verdict::allow_or_refuse(socket::connect::<V4>(&ctx))
+}
+
+/// TCP and connected UDP over IPv6, v4-mapped destinations included.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    verdict::allow_or_refuse(socket::connect::<V6>(&ctx))
+}
+
+/// Datagrams with a destination of their own, over IPv4; from IPv6 sockets too, if the destination is v4-mapped.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    verdict::allow_or_refuse(socket::sendmsg::<V4>(&ctx))
+}
+
+/// Datagrams with a destination of their own, over IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    verdict::allow_or_refuse(socket::sendmsg::<V6>(&ctx))
+}
+
+/// The source that a reader of an IPv4 socket is told.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    verdict::allow(socket::recvmsg::<V4>(&ctx))
+}
+
+/// The source that a reader of an IPv6 socket is told.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    verdict::allow(socket::recvmsg::<V6>(&ctx))
+}
+
+/// The peer of a connected IPv4 socket.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    verdict::allow(socket::getpeername::<V4>(&ctx))
+}
+
+/// The peer of a connected IPv6 socket.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    verdict::allow(socket::getpeername::<V6>(&ctx))
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: the verifier refuses a program from which this could be reached.
+    unsafe { core::hint::unreachable_unchecked() }
+}

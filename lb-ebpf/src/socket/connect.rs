@@ -1,0 +1,51 @@
+//! `connect()`: TCP, and UDP that keeps one peer.
+
+use aya_ebpf::programs::SockAddrContext;
+use lb_common::{
+    decide,
+    frontend::FrontendKey,
+    outcome::{Outcome, Reason},
+    socket::{SocketState, state},
+};
+
+use super::{Family, protocol, set_socket_address, socket_address, source};
+use crate::tables::{self, Maps};
+
+/// Sends a connection to a service to one of its backends.
+#[inline(always)]
+pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reason> {
+    let protocol = protocol(ctx).ok_or(Reason::OtherProtocol)?;
+    let frontend = socket_address::<F>(ctx);
+    let key = FrontendKey::new(frontend.address, frontend.port, protocol);
+    let found = match decide::find(&Maps, &key, || source(ctx)) {
+        Ok(found) => found,
+        Err(reason) => {
+            forget(ctx);
+            return Err(reason);
+        }
+    };
+    let selection = decide::select(&Maps, &found, false)?;
+    let backend = selection.backend.socket_address();
+    let stored = tables::remember(
+        ctx,
+        &SocketState {
+            frontend,
+            backend,
+            service_id: selection.service_id,
+            backend_id: selection.backend.id,
+            slot: selection.slot,
+            state: state::CONNECTED,
+            spilled: 0,
+        },
+    );
+    set_socket_address::<F>(ctx, &backend);
+    if stored { Ok(Outcome::ConnectTranslated) } else { Err(Reason::NotStored) }
+}
+
+/// A socket that connects elsewhere now must not show the service that it was connected to before.
+#[inline(always)]
+fn forget(ctx: &SockAddrContext) {
+    if let Some(socket) = tables::socket_state(ctx) {
+        socket.state = state::NONE;
+    }
+}

@@ -1,0 +1,153 @@
+//! `sendto()` and `recvfrom()`: UDP sockets that name a destination with each datagram, and the source that readers see.
+//!
+//! A socket keeps its backend of a service while that backend is in the service's set, so that a request of several
+//! datagrams stays together. The first service stands in the socket's own storage, which never evicts; only a
+//! socket that talks to several services at once spills the others into `DATAGRAMS`.
+
+use aya_ebpf::{helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
+use lb_common::{
+    address::{Protocol, SocketAddress},
+    decide::{self, Found, Selection, same_peer},
+    frontend::FrontendKey,
+    outcome::{Outcome, Reason},
+    socket::{DatagramKey, DatagramValue, SocketState, direction, state},
+};
+
+use super::{Family, protocol, set_socket_address, socket_address, source};
+use crate::tables::{self, Maps};
+
+/// Sends a datagram for a service to the socket's backend of that service.
+#[inline(always)]
+pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reason> {
+    if protocol(ctx) != Some(Protocol::Udp) {
+        return Err(Reason::OtherProtocol);
+    }
+    let frontend = socket_address::<F>(ctx);
+    let key = FrontendKey::new(frontend.address, frontend.port, Protocol::Udp);
+    let found = match decide::find(&Maps, &key, || source(ctx)) {
+        Ok(found) => found,
+        Err(reason) => {
+            forget_direct(ctx, &frontend);
+            return Err(reason);
+        }
+    };
+    if let Some(kept) = keep(ctx, &found, &frontend) {
+        set_socket_address::<F>(ctx, &kept);
+        return Ok(Outcome::DatagramKept);
+    }
+    let selection = decide::select(&Maps, &found, false)?;
+    let stored = remember(ctx, &frontend, &selection);
+    set_socket_address::<F>(ctx, &selection.backend.socket_address());
+    if stored { Ok(Outcome::DatagramTranslated) } else { Err(Reason::NotStored) }
+}
+
+/// Tells the reader the service that a datagram of a backend answers for.
+#[inline(always)]
+pub(crate) fn recvmsg<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reason> {
+    let socket = tables::socket_state(ctx).ok_or(Reason::NothingToRestore)?;
+    let backend = socket_address::<F>(ctx);
+    if socket.state != state::NONE && same_peer(&socket.backend, &backend) {
+        let frontend = socket.frontend;
+        set_socket_address::<F>(ctx, &frontend);
+        return Ok(Outcome::SourceRestored);
+    }
+    if socket.spilled == 0 {
+        return Err(Reason::NothingToRestore);
+    }
+    let key = spill_key(ctx, &backend, direction::REVERSE);
+    let spilled = tables::datagram(&key).ok_or(Reason::NothingToRestore)?;
+    set_socket_address::<F>(ctx, &spilled.peer);
+    Ok(Outcome::SourceRestored)
+}
+
+/// The backend that this socket has for the frontend, if it is still in the service's set.
+#[inline(always)]
+fn keep(ctx: &SockAddrContext, found: &Found<'_>, frontend: &SocketAddress) -> Option<SocketAddress> {
+    let socket = tables::socket_state(ctx)?;
+    let service_id = found.record.service_id;
+    if socket.state == state::DATAGRAM && same_peer(&socket.frontend, frontend) {
+        if socket.service_id != service_id {
+            return None;
+        }
+        let selection = decide::reselect(&Maps, found, false, socket.backend_id, socket.slot)?;
+        socket.slot = selection.slot;
+        return Some(socket.backend);
+    }
+    if socket.spilled == 0 {
+        return None;
+    }
+    let spilled = tables::datagram(&spill_key(ctx, frontend, direction::FORWARD))?;
+    if spilled.service_id != service_id {
+        return None;
+    }
+    let selection = decide::reselect(&Maps, found, false, spilled.backend_id, spilled.slot)?;
+    Some(selection.backend.socket_address())
+}
+
+/// Makes the socket remember which backend it has for the frontend.
+#[inline(always)]
+fn remember(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selection<'_>) -> bool {
+    let backend = selection.backend.socket_address();
+    if let Some(socket) = tables::socket_state(ctx) {
+        let free = socket.state == state::NONE;
+        let same = socket.state == state::DATAGRAM && same_peer(&socket.frontend, frontend);
+        if !free && !same {
+            socket.spilled = 1;
+            return spill(ctx, frontend, &backend, selection);
+        }
+        socket.frontend = *frontend;
+        socket.backend = backend;
+        socket.service_id = selection.service_id;
+        socket.backend_id = selection.backend.id;
+        socket.slot = selection.slot;
+        socket.state = state::DATAGRAM;
+        return true;
+    }
+    tables::remember(
+        ctx,
+        &SocketState {
+            frontend: *frontend,
+            backend,
+            service_id: selection.service_id,
+            backend_id: selection.backend.id,
+            slot: selection.slot,
+            state: state::DATAGRAM,
+            spilled: 0,
+        },
+    )
+}
+
+/// Remembers a further service of the socket, in both directions.
+#[inline(always)]
+fn spill(
+    ctx: &SockAddrContext,
+    frontend: &SocketAddress,
+    backend: &SocketAddress,
+    selection: &Selection<'_>,
+) -> bool {
+    let (service_id, backend_id, slot) = (selection.service_id, selection.backend.id, selection.slot);
+    let forward = DatagramValue { peer: *backend, service_id, backend_id, slot };
+    let reverse = DatagramValue { peer: *frontend, service_id, backend_id, slot };
+    // The answer's direction first: a backend kept without it would show its own address.
+    tables::remember_datagram(&spill_key(ctx, backend, direction::REVERSE), &reverse)
+        && tables::remember_datagram(&spill_key(ctx, frontend, direction::FORWARD), &forward)
+}
+
+/// The application talks to a backend directly now: its answers must not show a service.
+#[inline(always)]
+fn forget_direct(ctx: &SockAddrContext, destination: &SocketAddress) {
+    let Some(socket) = tables::socket_state(ctx) else { return };
+    if socket.state == state::DATAGRAM && same_peer(&socket.backend, destination) {
+        socket.state = state::NONE;
+    }
+    if socket.spilled != 0 {
+        tables::forget_datagram(&spill_key(ctx, destination, direction::REVERSE));
+    }
+}
+
+#[inline(always)]
+fn spill_key(ctx: &SockAddrContext, peer: &SocketAddress, direction: u32) -> DatagramKey {
+    // SAFETY: the context is valid; the helper only reads it.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+    DatagramKey { cookie, peer: *peer, direction }
+}

@@ -1,0 +1,154 @@
+//! The maps, and the decision's look-ups on them.
+//!
+//! Only this module touches maps. Programs never write what the agent configures; they write what sockets, flows and
+//! counters remember. `docs/maps.md` describes each map for operators.
+
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    helpers::bpf_get_prandom_u32,
+    macros::btf_map,
+    programs::SockAddrContext,
+};
+use lb_common::{
+    address::Address,
+    backend::Backend,
+    config::{Config, NodeAddress, capacity},
+    decide::Tables,
+    frontend::{FrontendEntry, FrontendKey},
+    outcome,
+    service::ServiceRecord,
+    socket::{DatagramKey, DatagramValue, SocketState},
+};
+
+/// `BPF_F_MMAPABLE`: the agent writes through a mapping, without system calls.
+const MAPPED: usize = 1 << 10;
+
+/// Preallocated: an insertion never allocates, hence cannot fail for memory in any context.
+#[btf_map]
+static FRONTENDS: HashMap<FrontendKey, FrontendEntry, { capacity::FRONTENDS as usize }> = HashMap::new();
+
+#[btf_map]
+static SERVICES: Array<ServiceRecord, { capacity::SERVICES as usize }, MAPPED> = Array::new();
+
+#[btf_map]
+static BACKENDS: Array<Backend, { capacity::BACKENDS as usize }, MAPPED> = Array::new();
+
+#[btf_map]
+static NODE_ADDRESSES: HashMap<Address, NodeAddress, { capacity::NODE_ADDRESSES as usize }> = HashMap::new();
+
+#[btf_map]
+static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+
+#[btf_map]
+static DATAGRAMS: LruHashMap<DatagramKey, DatagramValue, { capacity::DATAGRAMS as usize }> =
+    LruHashMap::new();
+
+#[btf_map]
+static OUTCOMES: PerCpuArray<u64, { outcome::COUNT as usize }> = PerCpuArray::new();
+
+#[btf_map]
+static CONFIG: Array<Config, 1> = Array::new();
+
+/// Never read by a program: the kernel waits for all running programs when an element of such a map is updated.
+#[btf_map]
+static GRACE: ArrayOfMaps<Array<u32, 1>, 1> = ArrayOfMaps::new();
+
+/// The decision's look-ups, on the maps.
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
+        let entry = FRONTENDS.get_ptr(key)?;
+        // SAFETY: the kernel returned a pointer to an element of this size, aligned to eight bytes. It may be reused
+        // for another key at any time, so it is read in one load, and the tag tells.
+        Some(FrontendEntry::from_bits(unsafe { entry.cast::<u64>().read_volatile() }))
+    }
+
+    #[inline(always)]
+    fn node_address(&self, address: &Address) -> Option<NodeAddress> {
+        let value = NODE_ADDRESSES.get_ptr(address)?;
+        // SAFETY: the kernel returned a pointer to an element of this size; one 32-bit load.
+        Some(NodeAddress { flags: unsafe { value.cast::<u32>().read_volatile() } })
+    }
+
+    #[inline(always)]
+    fn service(&self, index: u32) -> Option<&ServiceRecord> {
+        SERVICES.get(index)
+    }
+
+    #[inline(always)]
+    fn backend(&self, slot: u32) -> Option<&Backend> {
+        BACKENDS.get(slot)
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no arguments, no memory.
+        unsafe { bpf_get_prandom_u32() }
+    }
+}
+
+/// Counts one end of a decision on this CPU.
+#[inline(always)]
+pub(crate) fn count(number: u32) {
+    if let Some(counter) = OUTCOMES.get_ptr_mut(number) {
+        // SAFETY: this CPU's slot. Programs on one CPU may nest (a softirq inside a system call): a lost increment is
+        // the price of not paying for an atomic one.
+        unsafe { *counter += 1 }
+    }
+}
+
+/// The run-time switches.
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// What this socket remembers, if anything.
+#[inline(always)]
+#[expect(clippy::mut_from_ref, reason = "the storage is the kernel's, not the context's")]
+pub(crate) fn socket_state(ctx: &SockAddrContext) -> Option<&mut SocketState> {
+    // SAFETY: storage of a socket that the context holds; written only by programs that run for this socket.
+    unsafe { SOCKETS.get_ptr_mut(ctx).as_mut() }
+}
+
+/// Makes the socket remember `state`. False: its memory limit (`net.core.optmem_max`) or the kernel's does not allow it.
+#[inline(always)]
+pub(crate) fn remember(ctx: &SockAddrContext, state: &SocketState) -> bool {
+    let mut initial = *state;
+    // SAFETY: as in `socket_state`.
+    let Some(stored) = (unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, Some(&mut initial)).as_mut() }) else {
+        return false;
+    };
+    // The initial value only counts where there was none. Field by field, from values that no helper has seen: a copy
+    // of the whole would become a call of `memmove`, which the verifier refuses.
+    stored.frontend = state.frontend;
+    stored.backend = state.backend;
+    stored.service_id = state.service_id;
+    stored.backend_id = state.backend_id;
+    stored.slot = state.slot;
+    stored.state = state.state;
+    stored.spilled = state.spilled;
+    true
+}
+
+/// A pair that did not fit into the socket's own storage.
+#[inline(always)]
+pub(crate) fn datagram(key: &DatagramKey) -> Option<DatagramValue> {
+    // SAFETY: copied at once. An entry that is reused while it is copied belongs to another socket: the caller checks
+    // that what it says is still in the service's set.
+    unsafe { DATAGRAMS.get(key).copied() }
+}
+
+/// Remembers a pair that did not fit into the socket's own storage.
+#[inline(always)]
+pub(crate) fn remember_datagram(key: &DatagramKey, value: &DatagramValue) -> bool {
+    DATAGRAMS.insert(key, value, 0).is_ok()
+}
+
+/// Forgets a pair; one that is not there is as well forgotten.
+#[inline(always)]
+pub(crate) fn forget_datagram(key: &DatagramKey) {
+    let (Ok(()) | Err(_)) = DATAGRAMS.remove(key);
+}

@@ -1,0 +1,88 @@
+//! From an outcome or a reason to what the hook returns. Each counts it, once.
+//!
+//! | reason | connect, sendmsg | recvmsg, getpeername |
+//! |---|---|---|
+//! | the service has no (local) backends, broken tables | ECONNREFUSED | – |
+//! | all others | the call goes on, untranslated | the call goes on, unchanged |
+//!
+//! Fail-open where the destination is not ours, fail-closed only where a service says so.
+
+use aya_ebpf::{Global, helpers::bpf_set_retval};
+use lb_common::outcome::{Outcome, Reason};
+
+use crate::tables::count;
+
+/// Whether `bpf_set_retval` exists (kernel 5.18); set by the loader. Read-only, so that the verifier removes the call
+/// where the helper is missing.
+#[unsafe(no_mangle)]
+static HAS_SET_RETVAL: Global<u8> = Global::new(0);
+
+/// The error of a refused connection on Linux, on every architecture that eBPF runs on but MIPS, PA-RISC and SPARC.
+const ECONNREFUSED: i32 = 111;
+
+/// The hook's return values (`include/uapi/linux/bpf.h`).
+const ALLOW: u32 = 1;
+const REFUSE: u32 = 0;
+
+/// For hooks that may refuse a call.
+#[inline(always)]
+pub(crate) fn allow_or_refuse(end: Result<Outcome, Reason>) -> i32 {
+    let verdict = match end {
+        Ok(outcome) => {
+            count(outcome.number());
+            ALLOW
+        }
+        Err(reason) => {
+            count(reason.number());
+            match reason {
+                Reason::NoBackends | Reason::NoLocalBackends | Reason::BrokenTables => refuse(),
+                Reason::NotAService
+                | Reason::OtherProtocol
+                | Reason::NothingToRestore
+                | Reason::NotStored
+                | Reason::Malformed
+                | Reason::Fragment
+                | Reason::NotIp
+                | Reason::PortsExhausted
+                | Reason::NoNodeAddress
+                | Reason::FlowTableFull
+                | Reason::NoRoute
+                | Reason::TtlExceeded
+                | Reason::RewriteFailed => ALLOW,
+            }
+        }
+    };
+    bounded(verdict)
+}
+
+/// For hooks that must let every call pass (the verifier accepts no other return value).
+#[inline(always)]
+pub(crate) fn allow(end: Result<Outcome, Reason>) -> i32 {
+    count(match end {
+        Ok(outcome) => outcome.number(),
+        Err(reason) => reason.number(),
+    });
+    ALLOW as i32
+}
+
+/// Makes the call fail as a closed port would.
+#[inline(always)]
+fn refuse() -> u32 {
+    if HAS_SET_RETVAL.load() != 0 {
+        // SAFETY: a constant in the range that the helper accepts (-4095 to 0).
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+    }
+    REFUSE
+}
+
+/// Shows the verifier that the verdict is 0 or 1: LLVM merges the paths into one register that it spills, and the
+/// verifier forgets the bounds of a spilled 32-bit value.
+#[inline(always)]
+fn bounded(verdict: u32) -> i32 {
+    let mut bounded = u64::from(verdict);
+    // SAFETY: one instruction, on a register that it owns.
+    unsafe {
+        core::arch::asm!("{0} &= 1", inout(reg) bounded, options(pure, nomem, nostack));
+    }
+    bounded as i32
+}
