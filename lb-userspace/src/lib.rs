@@ -11,4 +11,6 @@
 //! `kube` and `k8s_openapi` appear only in [`source`]; `aya` only in [`kernel`] and `store::kernel`.
 
 pub mod model;
+pub mod pipeline;
+pub mod resolve;
 pub mod store;
