@@ -27,12 +27,25 @@ pub mod maps {
     pub const OUTCOMES: &str = "OUTCOMES";
     /// Array of one [`Config`](super::Config).
     pub const CONFIG: &str = "CONFIG";
+    /// Hash: interface index → [`Device`](super::Device).
+    pub const DEVICES: &str = "DEVICES";
     /// Array of maps of one element: updating it waits until all running programs have ended.
     pub const GRACE: &str = "GRACE";
 
     /// All that are pinned.
-    pub const ALL: [&str; 10] =
-        [FRONTENDS, SERVICES, BACKENDS, NODE_ADDRESSES, SOCKETS, DATAGRAMS, FLOWS, OUTCOMES, CONFIG, GRACE];
+    pub const ALL: [&str; 11] = [
+        FRONTENDS,
+        SERVICES,
+        BACKENDS,
+        NODE_ADDRESSES,
+        SOCKETS,
+        DATAGRAMS,
+        FLOWS,
+        OUTCOMES,
+        CONFIG,
+        DEVICES,
+        GRACE,
+    ];
 }
 
 /// The programs' names.
@@ -96,6 +109,17 @@ pub struct NodeAddress {
     pub flags: u32,
 }
 
+/// Value of `DEVICES`: an external device that the programs are attached to.
+///
+/// A backend that is reached through one of them is on another machine: its answers come back through a program only if
+/// the source is translated. Every other backend's answers leave through one of them anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(C)]
+pub struct Device {
+    /// No meaning yet: being in the map is what counts.
+    pub flags: u32,
+}
+
 /// Default capacities; each can be set with a flag of `sockeye run`.
 pub mod capacity {
     /// Entries of `FRONTENDS`: 80 bytes each.
@@ -108,6 +132,8 @@ pub mod capacity {
     pub const NODE_ADDRESSES: u32 = 1_024;
     /// Entries of `DATAGRAMS`.
     pub const DATAGRAMS: u32 = 65_536;
+    /// Entries of `DEVICES`.
+    pub const DEVICES: u32 = 1_024;
     /// Entries of `FLOWS`: two for each connection.
     pub const FLOWS: u32 = 262_144;
 }

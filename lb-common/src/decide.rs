@@ -148,15 +148,28 @@ pub fn reselect<'a, T: Tables>(
     slot: u32,
 ) -> Option<Selection<'a>> {
     let range = applicable_range(tables, found, outside).ok()?;
-    let service_id = found.record.service_id;
+    let (slot, backend) = locate(tables, range, id, slot)?;
+    Some(Selection { slot, backend, service_id: found.record.service_id })
+}
+
+/// Whether a backend is in either of the service's sets: a connection that has it keeps it, whatever the policies say.
+#[inline(always)]
+pub fn is_usable<T: Tables>(tables: &T, record: &ServiceRecord, id: BackendId, slot: u32) -> bool {
+    [Set::Cluster, Set::Local]
+        .into_iter()
+        .any(|set| locate(tables, tables.range(record, set), id, slot).is_some())
+}
+
+/// The slot that holds a backend now: where it was, or where a search finds it.
+#[inline(always)]
+fn locate<T: Tables>(tables: &T, range: Range, id: BackendId, slot: u32) -> Option<(u32, &Backend)> {
     if range.contains(slot)
         && let Some(backend) = tables.backend(slot)
         && backend.id == id
     {
-        return Some(Selection { slot, backend, service_id });
+        return Some((slot, backend));
     }
-    let (slot, backend) = search(tables, range, id)?;
-    Some(Selection { slot, backend, service_id })
+    search(tables, range, id)
 }
 
 /// Binary search in a range, which is sorted by backend id.

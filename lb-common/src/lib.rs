@@ -51,6 +51,7 @@ map_types!(
     address::SocketAddress,
     backend::Backend,
     config::Config,
+    config::Device,
     config::NodeAddress,
     flow::Flow,
     flow::FlowKey,

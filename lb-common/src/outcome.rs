@@ -70,6 +70,8 @@ numbered! {
         NoRoute = 29, "no_route", "no route to the backend or back to the client";
         TtlExceeded = 30, "ttl_exceeded", "hop limit reached";
         RewriteFailed = 31, "rewrite_failed", "the kernel refused to change the packet";
+        NoFlow = 32, "no_flow", "a TCP packet to a service that neither opens nor belongs to a known connection";
+        Unanswered = 33, "unanswered", "no usable endpoint behind an address that is not the node's: dropped";
     }
 }
 

@@ -1,11 +1,15 @@
 //! Sockeye's programs in the kernel: what attaches where. Each entry point is one expression.
 //!
 //! `socket` decides at the socket: an application's `connect()` or `sendto()` to a service goes to a backend, and the
-//! application sees the service. All decisions are `lb_common::decide`'s.
+//! application sees the service. `packet` serves what enters the node from outside. All decisions are `lb_common::decide`'s.
 #![no_std]
 #![no_main]
 // One instruction of assembly, see `verdict`. The pinned stable toolchain builds this crate with its gates open.
 #![feature(asm_experimental_arch)]
+#![expect(
+    clippy::not_unsafe_ptr_arg_deref,
+    reason = "only the kernel calls what the attribute macros make public"
+)]
 #![expect(clippy::needless_pass_by_value, reason = "the attribute macros hand over the context")]
 #![expect(
     missing_docs,
@@ -13,11 +17,15 @@
     reason = "the attribute macros make a second, public function of each program"
 )]
 
+mod packet;
 mod socket;
 mod tables;
 mod verdict;
 
-use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
 use socket::{V4, V6};
 
 /// The helpers in use are for GPL-compatible programs only.
@@ -71,6 +79,18 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     verdict::allow(socket::getpeername::<V6>(&ctx))
+}
+
+/// What arrives at an external device.
+#[classifier]
+pub fn tc_ingress(ctx: TcContext) -> i32 {
+    verdict::pass_or_drop(packet::ingress(&ctx))
+}
+
+/// What leaves through an external device.
+#[classifier]
+pub fn tc_egress(ctx: TcContext) -> i32 {
+    verdict::pass_or_drop(packet::egress(&ctx))
 }
 
 #[cfg(target_arch = "bpf")]

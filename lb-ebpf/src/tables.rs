@@ -5,15 +5,16 @@
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SkStorage},
-    helpers::bpf_get_prandom_u32,
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
     macros::btf_map,
     programs::SockAddrContext,
 };
 use lb_common::{
     address::Address,
     backend::Backend,
-    config::{Config, NodeAddress, capacity},
+    config::{Config, Device, NodeAddress, capacity},
     decide::Tables,
+    flow::{Flow, FlowKey},
     frontend::{FrontendEntry, FrontendKey},
     outcome,
     service::ServiceRecord,
@@ -42,6 +43,12 @@ static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 #[btf_map]
 static DATAGRAMS: LruHashMap<DatagramKey, DatagramValue, { capacity::DATAGRAMS as usize }> =
     LruHashMap::new();
+
+#[btf_map]
+static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS as usize }> = LruHashMap::new();
+
+#[btf_map]
+static DEVICES: HashMap<u32, Device, { capacity::DEVICES as usize }> = HashMap::new();
 
 #[btf_map]
 static OUTCOMES: PerCpuArray<u64, { outcome::COUNT as usize }> = PerCpuArray::new();
@@ -151,4 +158,42 @@ pub(crate) fn remember_datagram(key: &DatagramKey, value: &DatagramValue) -> boo
 #[inline(always)]
 pub(crate) fn forget_datagram(key: &DatagramKey) {
     let (Ok(()) | Err(_)) = DATAGRAMS.remove(key);
+}
+
+/// `BPF_NOEXIST`: only where there is no entry.
+const NOT_THERE: u64 = 1;
+
+/// A flow, to be read and kept up to date.
+///
+/// Two packets of one flow on two CPUs may both write: each word is written in one piece, and the last one wins. An
+/// entry that the kernel reuses meanwhile loses a time stamp or a mark at worst.
+#[inline(always)]
+pub(crate) fn flow(key: &FlowKey) -> Option<&'static mut Flow> {
+    // SAFETY: the kernel returned a pointer to an element of this size; it stays mapped while the program runs.
+    FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+}
+
+/// Stores a flow.
+#[inline(always)]
+pub(crate) fn put_flow(key: &FlowKey, flow: &Flow) -> bool {
+    FLOWS.insert(key, flow, 0).is_ok()
+}
+
+/// Stores a flow unless its key is taken.
+#[inline(always)]
+pub(crate) fn add_flow(key: &FlowKey, flow: &Flow) -> bool {
+    FLOWS.insert(key, flow, NOT_THERE).is_ok()
+}
+
+/// Whether this is one of the external devices.
+#[inline(always)]
+pub(crate) fn is_external(device: u32) -> bool {
+    DEVICES.get_ptr(&device).is_some()
+}
+
+/// Nanoseconds of the monotonic clock.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: no arguments, no memory.
+    unsafe { bpf_ktime_get_ns() }
 }

@@ -1,16 +1,22 @@
 //! From an outcome or a reason to what the hook returns. Each counts it, once.
 //!
-//! | reason | connect, sendmsg | recvmsg, getpeername |
-//! |---|---|---|
-//! | the service has no (local) backends, broken tables | ECONNREFUSED | – |
-//! | all others | the call goes on, untranslated | the call goes on, unchanged |
+//! | reason | connect, sendmsg | recvmsg, getpeername | packets |
+//! |---|---|---|---|
+//! | the service has no backends | ECONNREFUSED | – | to the stack, which refuses; dropped if the address is not the node's |
+//! | no local backends, broken tables | ECONNREFUSED | – | dropped |
+//! | translated in part: no port, no route, no hops left | – | – | dropped |
+//! | all others | the call goes on, untranslated | the call goes on, unchanged | to the stack, unchanged |
 //!
 //! Fail-open where the destination is not ours, fail-closed only where a service says so.
 
-use aya_ebpf::{Global, helpers::bpf_set_retval};
+use aya_ebpf::{
+    Global,
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::bpf_set_retval,
+};
 use lb_common::outcome::{Outcome, Reason};
 
-use crate::tables::count;
+use crate::{packet::Step, tables::count};
 
 /// Whether `bpf_set_retval` exists (kernel 5.18); set by the loader. Read-only, so that the verifier removes the call
 /// where the helper is missing.
@@ -48,7 +54,9 @@ pub(crate) fn allow_or_refuse(end: Result<Outcome, Reason>) -> i32 {
                 | Reason::FlowTableFull
                 | Reason::NoRoute
                 | Reason::TtlExceeded
-                | Reason::RewriteFailed => ALLOW,
+                | Reason::RewriteFailed
+                | Reason::NoFlow
+                | Reason::Unanswered => ALLOW,
             }
         }
     };
@@ -62,7 +70,43 @@ pub(crate) fn allow(end: Result<Outcome, Reason>) -> i32 {
         Ok(outcome) => outcome.number(),
         Err(reason) => reason.number(),
     });
-    ALLOW as i32
+    ALLOW.cast_signed()
+}
+
+/// For packets. What is not translated goes on to the next program and then to the stack, unless a service says
+/// that it must not arrive, or it can no longer arrive where it should.
+#[inline(always)]
+pub(crate) fn pass_or_drop(end: Result<Step, Reason>) -> i32 {
+    let (number, verdict) = match end {
+        Ok(Step::Stack(outcome)) => (outcome.number(), TC_ACT_UNSPEC),
+        Ok(Step::Redirect(outcome, verdict)) => (outcome.number(), verdict),
+        Err(reason) => (
+            reason.number(),
+            match reason {
+                Reason::NotAService
+                | Reason::OtherProtocol
+                | Reason::NothingToRestore
+                | Reason::NotStored
+                | Reason::Malformed
+                | Reason::Fragment
+                | Reason::NotIp
+                | Reason::NoFlow
+                // Only at node addresses: the stack refuses what comes to a closed port.
+                | Reason::NoBackends => TC_ACT_UNSPEC,
+                Reason::NoLocalBackends
+                | Reason::Unanswered
+                | Reason::BrokenTables
+                | Reason::PortsExhausted
+                | Reason::NoNodeAddress
+                | Reason::FlowTableFull
+                | Reason::NoRoute
+                | Reason::TtlExceeded
+                | Reason::RewriteFailed => TC_ACT_SHOT,
+            },
+        ),
+    };
+    count(number);
+    verdict
 }
 
 /// Makes the call fail as a closed port would.
@@ -84,5 +128,5 @@ fn bounded(verdict: u32) -> i32 {
     unsafe {
         core::arch::asm!("{0} &= 1", inout(reg) bounded, options(pure, nomem, nostack));
     }
-    bounded as i32
+    (bounded as u32).cast_signed()
 }

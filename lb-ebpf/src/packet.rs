@@ -1,0 +1,59 @@
+//! North-south: packets that enter the node from outside for a service, and what its backends answer.
+//!
+//! Named steps: parse → flow → frontend → select → rewrite → forward.
+//!
+//! A backend on this node gets the client's own address: the packet passes the stack, and the answer is turned back when
+//! it leaves through an external device. A backend on another machine sees this node's address, so that its answer
+//! comes back here; such packets are redirected to the device they leave through, because the stack drops packets
+//! from outside that bear one of its own addresses as their source.
+
+mod flow;
+mod forward;
+mod open;
+mod parse;
+mod rewrite;
+
+use aya_ebpf::programs::TcContext;
+use lb_common::{
+    flow::{Flow, flags},
+    outcome::{Outcome, Reason},
+};
+
+pub(crate) use self::forward::Step;
+use self::parse::Packet;
+
+/// Packets that arrive at an external device: from clients, and from backends on other machines.
+#[inline(always)]
+pub(crate) fn ingress(ctx: &TcContext) -> Result<Step, Reason> {
+    let packet = parse::parse(ctx)?;
+    let (flow, outcome) = match flow::lookup(&packet) {
+        Some(flow) if flow.flags & flags::FORWARD != 0 => (flow, Outcome::FlowForwarded),
+        // An answer for the node's own address and port: of a backend on another machine.
+        Some(flow) if flow.flags & flags::REDIRECT != 0 => (flow, Outcome::FlowReturned),
+        Some(_) => return Err(Reason::NotAService),
+        None => (open::open(ctx, &packet)?, Outcome::FlowOpened),
+    };
+    translate(ctx, &packet, &flow, outcome)
+}
+
+/// Packets that leave through an external device: the answers of backends on this node.
+#[inline(always)]
+pub(crate) fn egress(ctx: &TcContext) -> Result<Step, Reason> {
+    let packet = parse::parse(ctx)?;
+    let flow = flow::lookup(&packet).ok_or(Reason::NotAService)?;
+    if flow.flags & (flags::FORWARD | flags::REDIRECT) != 0 {
+        return Err(Reason::NotAService);
+    }
+    translate(ctx, &packet, &flow, Outcome::FlowReturned)
+}
+
+#[inline(always)]
+fn translate(ctx: &TcContext, packet: &Packet, flow: &Flow, outcome: Outcome) -> Result<Step, Reason> {
+    if flow.flags & flags::REDIRECT == 0 {
+        rewrite::rewrite(ctx, packet, &flow.source, &flow.destination, false)?;
+        return Ok(Step::Stack(outcome));
+    }
+    let device = forward::route(ctx, packet, &flow.source, &flow.destination)?;
+    rewrite::rewrite(ctx, packet, &flow.source, &flow.destination, true)?;
+    Ok(forward::redirect(device, outcome))
+}

@@ -1,0 +1,131 @@
+//! Where a packet goes next: to this node's stack, or out through a device.
+
+use core::{hint, ptr};
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        __sk_buff, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
+        bpf_fib_lookup,
+    },
+    helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_redirect_neigh},
+    programs::TcContext,
+};
+use lb_common::{
+    address::SocketAddress,
+    outcome::{Outcome, Reason},
+};
+
+use super::parse::Packet;
+use crate::tables;
+
+/// What happens to a translated packet.
+#[must_use]
+pub(crate) enum Step {
+    /// The stack takes it on.
+    Stack(Outcome),
+    /// It leaves the node; the number is the kernel's verdict.
+    Redirect(Outcome, i32),
+}
+
+/// `AF_INET` and `AF_INET6`.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Whether the backend is reached through an external device, which makes it one of another machine.
+#[inline(always)]
+pub(super) fn leaves_the_node(
+    ctx: &TcContext,
+    packet: &Packet,
+    backend: &SocketAddress,
+) -> Result<bool, Reason> {
+    match fib(ctx, packet, &packet.source, backend) {
+        (BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH, device) => Ok(tables::is_external(device)),
+        // An address of this node: the backend uses the host's network.
+        (BPF_FIB_LKUP_RET_NOT_FWDED, _) => Ok(false),
+        _ => Err(Reason::NoRoute),
+    }
+}
+
+/// The device that the packet leaves through.
+#[inline(always)]
+pub(super) fn route(
+    ctx: &TcContext,
+    packet: &Packet,
+    source: &SocketAddress,
+    destination: &SocketAddress,
+) -> Result<u32, Reason> {
+    if packet.hops <= 1 {
+        return Err(Reason::TtlExceeded);
+    }
+    match fib(ctx, packet, source, destination) {
+        (BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH, device) => Ok(device),
+        _ => Err(Reason::NoRoute),
+    }
+}
+
+/// Sends the packet out; the kernel finds the neighbour, and asks for it if it does not know it.
+#[inline(always)]
+pub(super) fn redirect(device: u32, outcome: Outcome) -> Step {
+    // SAFETY: no parameters: the helper looks the next hop up by the packet's destination.
+    Step::Redirect(outcome, unsafe { bpf_redirect_neigh(device, ptr::null_mut(), 0, 0) } as i32)
+}
+
+/// A look-up in the node's routes as for a packet to be forwarded: the kernel's answer, and the device.
+///
+/// The device is told with `NO_NEIGH` too since kernel 5.10 (commit d1c362e1dd68).
+#[inline(always)]
+fn fib(ctx: &TcContext, packet: &Packet, source: &SocketAddress, destination: &SocketAddress) -> (u32, u32) {
+    // Opaque, so that LLVM does not join the zeroes into a call of `memset`.
+    let zero = hint::black_box(0);
+    let (family, source_words, destination_words) = if packet.v4 {
+        (
+            AF_INET,
+            [source.address.v4_word(), zero, zero, zero],
+            [destination.address.v4_word(), zero, zero, zero],
+        )
+    } else {
+        (AF_INET6, source.address.words(), destination.address.words())
+    };
+    let mut params = FibParams {
+        family,
+        protocol: packet.protocol as u8,
+        source_port: source.port.wire(),
+        destination_port: destination.port.wire(),
+        length: 0,
+        // SAFETY: the kernel hands each program a valid context.
+        device: unsafe { (*ctx.as_ptr().cast::<__sk_buff>()).ifindex },
+        flow_info: 0,
+        source: source_words,
+        destination: destination_words,
+        link: [zero; 4],
+    };
+    // SAFETY: the context is valid; the parameters have the helper's layout and size.
+    let answer = unsafe { fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), FIB_PARAMS, 0) };
+    // A negative answer is an error number: as an unsigned number it is none of the defined answers.
+    ((answer as i32).cast_unsigned(), params.device)
+}
+
+/// `struct bpf_fib_lookup` (`include/uapi/linux/bpf.h`) in whole words: the generated one, with its unions, is zeroed
+/// by a call of `memset`, which the verifier refuses.
+#[repr(C)]
+struct FibParams {
+    family: u8,
+    protocol: u8,
+    source_port: u16,
+    destination_port: u16,
+    /// Of the packet; zero: the route's MTU is not checked.
+    length: u16,
+    /// In: where the packet arrived. Out: where it leaves.
+    device: u32,
+    flow_info: u32,
+    /// IPv4: the first word.
+    source: [u32; 4],
+    destination: [u32; 4],
+    /// Out: VLAN, source and destination MAC address.
+    link: [u32; 4],
+}
+
+/// The helper's size of [`FibParams`].
+const FIB_PARAMS: i32 = 64;
+const _: () = assert!(size_of::<FibParams>() == 64 && size_of::<bpf_fib_lookup>() == 64);
