@@ -30,8 +30,17 @@ pub struct SocketState {
     pub slot: u32,
     /// See [`state`].
     pub state: u32,
-    /// Not zero: further pairs of this socket stand in `DATAGRAMS`.
-    pub spilled: u32,
+    /// See [`flags`].
+    pub flags: u32,
+}
+
+/// Bits of [`SocketState::flags`].
+pub mod flags {
+    /// Further pairs of this socket stand in `DATAGRAMS`.
+    pub const SPILLED: u32 = 1 << 0;
+    /// The backend serves several of the socket's services: `DATAGRAMS` holds which one was used last, and that is the
+    /// one that the next answer is taken for.
+    pub const SHARED: u32 = 1 << 1;
 }
 
 /// Values of [`DatagramKey::direction`].

@@ -136,7 +136,7 @@ pub(crate) fn remember(ctx: &SockAddrContext, state: &SocketState) -> bool {
     stored.backend_id = state.backend_id;
     stored.slot = state.slot;
     stored.state = state.state;
-    stored.spilled = state.spilled;
+    stored.flags = state.flags;
     true
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
             backend_id: selection.backend.id,
             slot: selection.slot,
             state: state::CONNECTED,
-            spilled: 0,
+            flags: 0,
         },
     );
     set_socket_address::<F>(ctx, &backend);

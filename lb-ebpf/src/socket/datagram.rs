@@ -10,7 +10,7 @@ use lb_common::{
     decide::{self, Found, Selection, same_peer},
     frontend::FrontendKey,
     outcome::{Outcome, Reason},
-    socket::{DatagramKey, DatagramValue, SocketState, direction, state},
+    socket::{DatagramKey, DatagramValue, SocketState, direction, flags, state},
 };
 
 use super::{Family, protocol, set_socket_address, socket_address, source};
@@ -46,17 +46,19 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
 pub(crate) fn recvmsg<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reason> {
     let socket = tables::socket_state(ctx).ok_or(Reason::NothingToRestore)?;
     let backend = socket_address::<F>(ctx);
-    if socket.state != state::NONE && same_peer(&socket.backend, &backend) {
-        let frontend = socket.frontend;
-        set_socket_address::<F>(ctx, &frontend);
+    let own = socket.state != state::NONE && same_peer(&socket.backend, &backend);
+    let elsewhere = if own { socket.flags & flags::SHARED } else { socket.flags & flags::SPILLED };
+    if elsewhere != 0
+        && let Some(spilled) = tables::datagram(&spill_key(ctx, &backend, direction::REVERSE))
+    {
+        set_socket_address::<F>(ctx, &spilled.peer);
         return Ok(Outcome::SourceRestored);
     }
-    if socket.spilled == 0 {
+    if !own {
         return Err(Reason::NothingToRestore);
     }
-    let key = spill_key(ctx, &backend, direction::REVERSE);
-    let spilled = tables::datagram(&key).ok_or(Reason::NothingToRestore)?;
-    set_socket_address::<F>(ctx, &spilled.peer);
+    let frontend = socket.frontend;
+    set_socket_address::<F>(ctx, &frontend);
     Ok(Outcome::SourceRestored)
 }
 
@@ -71,9 +73,12 @@ fn keep(ctx: &SockAddrContext, found: &Found<'_>, frontend: &SocketAddress) -> O
         }
         let selection = decide::reselect(&Maps, found, false, socket.backend_id, socket.slot)?;
         socket.slot = selection.slot;
-        return Some(socket.backend);
+        if socket.flags & flags::SHARED != 0 {
+            point_back(ctx, frontend, &selection);
+        }
+        return Some(selection.backend.socket_address());
     }
-    if socket.spilled == 0 {
+    if socket.flags & flags::SPILLED == 0 {
         return None;
     }
     let spilled = tables::datagram(&spill_key(ctx, frontend, direction::FORWARD))?;
@@ -81,6 +86,7 @@ fn keep(ctx: &SockAddrContext, found: &Found<'_>, frontend: &SocketAddress) -> O
         return None;
     }
     let selection = decide::reselect(&Maps, found, false, spilled.backend_id, spilled.slot)?;
+    point_back(ctx, frontend, &selection);
     Some(selection.backend.socket_address())
 }
 
@@ -92,7 +98,8 @@ fn remember(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selecti
         let free = socket.state == state::NONE;
         let same = socket.state == state::DATAGRAM && same_peer(&socket.frontend, frontend);
         if !free && !same {
-            socket.spilled = 1;
+            let shared = socket.state != state::NONE && same_peer(&socket.backend, &backend);
+            socket.flags |= if shared { flags::SPILLED | flags::SHARED } else { flags::SPILLED };
             return spill(ctx, frontend, &backend, selection);
         }
         socket.frontend = *frontend;
@@ -112,7 +119,7 @@ fn remember(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selecti
             backend_id: selection.backend.id,
             slot: selection.slot,
             state: state::DATAGRAM,
-            spilled: 0,
+            flags: 0,
         },
     )
 }
@@ -125,12 +132,35 @@ fn spill(
     backend: &SocketAddress,
     selection: &Selection<'_>,
 ) -> bool {
-    let (service_id, backend_id, slot) = (selection.service_id, selection.backend.id, selection.slot);
-    let forward = DatagramValue { peer: *backend, service_id, backend_id, slot };
-    let reverse = DatagramValue { peer: *frontend, service_id, backend_id, slot };
     // The answer's direction first: a backend kept without it would show its own address.
-    tables::remember_datagram(&spill_key(ctx, backend, direction::REVERSE), &reverse)
-        && tables::remember_datagram(&spill_key(ctx, frontend, direction::FORWARD), &forward)
+    point_back(ctx, frontend, selection)
+        && tables::remember_datagram(
+            &spill_key(ctx, frontend, direction::FORWARD),
+            &DatagramValue {
+                peer: *backend,
+                service_id: selection.service_id,
+                backend_id: selection.backend.id,
+                slot: selection.slot,
+            },
+        )
+}
+
+/// What this backend sends next is taken for an answer of the frontend.
+#[inline(always)]
+fn point_back(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selection<'_>) -> bool {
+    let key = spill_key(ctx, &selection.backend.socket_address(), direction::REVERSE);
+    if tables::datagram(&key).is_some_and(|present| same_peer(&present.peer, frontend)) {
+        return true;
+    }
+    tables::remember_datagram(
+        &key,
+        &DatagramValue {
+            peer: *frontend,
+            service_id: selection.service_id,
+            backend_id: selection.backend.id,
+            slot: selection.slot,
+        },
+    )
 }
 
 /// The application talks to a backend directly now: its answers must not show a service.
@@ -140,7 +170,7 @@ fn forget_direct(ctx: &SockAddrContext, destination: &SocketAddress) {
     if socket.state == state::DATAGRAM && same_peer(&socket.backend, destination) {
         socket.state = state::NONE;
     }
-    if socket.spilled != 0 {
+    if socket.flags & flags::SPILLED != 0 {
         tables::forget_datagram(&spill_key(ctx, destination, direction::REVERSE));
     }
 }
