@@ -145,8 +145,12 @@ pub struct BackendView {
     pub local: bool,
     /// The slice (or Endpoints object) that it comes from.
     pub source: String,
-    /// Whether it is in the set for policy `Cluster`, and why or why not.
+    /// It is in the set for policy `Cluster`.
+    pub in_cluster_set: bool,
+    /// It is in the set for policy `Local`.
+    pub in_local_set: bool,
+    /// Why it is in the set for policy `Cluster`, or why not.
     pub cluster: &'static str,
-    /// Whether it is in the set for policy `Local`, and why or why not.
+    /// Why it is in the set for policy `Local`, or why not.
     pub local_set: &'static str,
 }
