@@ -1,5 +1,9 @@
 //! Where the tables are written: the one seam between the pure pipeline and the kernel.
 
+pub mod dump;
+pub mod fake;
+pub mod faulty;
+
 use std::collections::BTreeMap;
 
 use lb_common::{

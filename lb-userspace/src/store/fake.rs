@@ -1,0 +1,185 @@
+//! A store in memory, with the bounds and the errors of the kernel's maps.
+
+use std::collections::BTreeMap;
+
+use bytemuck::Zeroable;
+use lb_common::{
+    address::Address,
+    backend::Backend,
+    config::{NodeAddress, maps},
+    frontend::{FrontendEntry, FrontendKey},
+    service::{Range, ServiceRecord, Set},
+};
+
+use super::{Capacity, Store, StoreError, Tables, Write};
+
+/// A store in memory. Its arrays keep what was written, like the kernel's: nothing is ever emptied by itself.
+#[derive(Clone, Debug)]
+pub struct FakeStore {
+    capacity: Capacity,
+    frontends: BTreeMap<FrontendKey, FrontendEntry>,
+    services: Vec<ServiceRecord>,
+    backends: Vec<Backend>,
+    node_addresses: BTreeMap<Address, NodeAddress>,
+}
+
+impl FakeStore {
+    /// Empty maps of these sizes.
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            capacity,
+            frontends: BTreeMap::new(),
+            services: Vec::new(),
+            backends: Vec::new(),
+            node_addresses: BTreeMap::new(),
+        }
+    }
+
+    fn write_slots(&mut self, first: u32, backends: &[Backend]) -> Result<(), StoreError> {
+        let end = u64::from(first) + backends.len() as u64;
+        if end > u64::from(self.capacity.backends) {
+            return Err(StoreError::OutOfBounds { map: maps::BACKENDS, index: self.capacity.backends });
+        }
+        let (first, end) = (first as usize, end as usize);
+        if self.backends.len() < end {
+            self.backends.resize(end, Backend::zeroed());
+        }
+        self.backends[first..end].copy_from_slice(backends);
+        Ok(())
+    }
+
+    fn record(&mut self, index: u32) -> Result<&mut ServiceRecord, StoreError> {
+        if index >= self.capacity.services {
+            return Err(StoreError::OutOfBounds { map: maps::SERVICES, index });
+        }
+        let index = index as usize;
+        if self.services.len() <= index {
+            self.services.resize(index + 1, ServiceRecord::default());
+        }
+        Ok(&mut self.services[index])
+    }
+
+    fn write_range(&mut self, index: u32, set: Set, range: Range) -> Result<(), StoreError> {
+        let record = self.record(index)?;
+        match set {
+            Set::Cluster => record.cluster = range,
+            Set::Local => record.local = range,
+        }
+        Ok(())
+    }
+}
+
+/// Puts into a hash map with room for `capacity` entries.
+fn put<K: Ord, V>(
+    map: &mut BTreeMap<K, V>,
+    capacity: u32,
+    name: &'static str,
+    key: K,
+    value: V,
+) -> Result<(), StoreError> {
+    if map.len() >= capacity as usize && !map.contains_key(&key) {
+        return Err(StoreError::Full { map: name });
+    }
+    map.insert(key, value);
+    Ok(())
+}
+
+impl Store for FakeStore {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn apply(&mut self, write: &Write) -> Result<(), StoreError> {
+        match write {
+            Write::Slots { first, backends } => self.write_slots(*first, backends)?,
+            Write::Record { index, record } => *self.record(*index)? = *record,
+            Write::Range { index, set, range } => self.write_range(*index, *set, *range)?,
+            Write::Settings { index, settings } => self.record(*index)?.settings = *settings,
+            Write::PutFrontend { key, entry } => {
+                put(&mut self.frontends, self.capacity.frontends, maps::FRONTENDS, *key, *entry)?;
+            }
+            Write::DeleteFrontend { key } => {
+                self.frontends.remove(key);
+            }
+            Write::PutNodeAddress { address, value } => {
+                let room = self.capacity.node_addresses;
+                put(&mut self.node_addresses, room, maps::NODE_ADDRESSES, *address, *value)?;
+            }
+            Write::DeleteNodeAddress { address } => {
+                self.node_addresses.remove(address);
+            }
+            Write::Grace => {}
+        }
+        Ok(())
+    }
+
+    fn read(&self) -> Result<Tables, StoreError> {
+        let records = (0..).zip(&self.services).filter(|(_, record)| record.service_id != 0);
+        let services: BTreeMap<u32, ServiceRecord> =
+            records.map(|(index, record)| (index, *record)).collect();
+        let ranges = services.values().flat_map(|record| [record.cluster, record.local]);
+        let slots = ranges.flat_map(Range::slots);
+        let backends = slots.filter_map(|slot| Some((slot, *self.backends.get(slot as usize)?))).collect();
+        Ok(Tables {
+            frontends: self.frontends.clone(),
+            services,
+            backends,
+            node_addresses: self.node_addresses.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::{
+        address::{Port, Protocol},
+        frontend::FrontendKind,
+        service::Settings,
+    };
+
+    use super::*;
+
+    const CAPACITY: Capacity = Capacity { frontends: 1, services: 2, backends: 4, node_addresses: 1 };
+
+    fn key(port: u16) -> FrontendKey {
+        FrontendKey::new(Address::from_v4_bytes([10, 96, 0, 1]), Port::new(port), Protocol::Tcp)
+    }
+
+    fn put_frontend(port: u16) -> Write {
+        Write::PutFrontend {
+            key: key(port),
+            entry: FrontendEntry::new(&key(port), FrontendKind::ClusterIp, 0),
+        }
+    }
+
+    #[test]
+    fn a_full_hash_takes_no_new_key_but_a_new_value() {
+        let mut store = FakeStore::new(CAPACITY);
+        store.apply(&put_frontend(80)).unwrap();
+        store.apply(&put_frontend(80)).unwrap();
+        assert!(matches!(store.apply(&put_frontend(81)), Err(StoreError::Full { map: "FRONTENDS" })));
+        store.apply(&Write::DeleteFrontend { key: key(80) }).unwrap();
+        store.apply(&put_frontend(81)).unwrap();
+    }
+
+    #[test]
+    fn slots_and_records_beyond_the_end_are_refused() {
+        let mut store = FakeStore::new(CAPACITY);
+        let backends = vec![Backend::zeroed(); 2];
+        store.apply(&Write::Slots { first: 2, backends: backends.clone() }).unwrap();
+        assert!(store.apply(&Write::Slots { first: 3, backends }).is_err());
+        assert!(store.apply(&Write::Settings { index: 2, settings: Settings::default() }).is_err());
+    }
+
+    #[test]
+    fn it_reads_back_what_records_in_use_lead_to() {
+        let mut store = FakeStore::new(CAPACITY);
+        let backends: Vec<_> = (1..5).map(|id| Backend { id, ..Backend::zeroed() }).collect();
+        store.apply(&Write::Slots { first: 0, backends: backends.clone() }).unwrap();
+        let record = ServiceRecord::new(7, Settings::default(), Range { first: 1, count: 2 }, Range::EMPTY);
+        store.apply(&Write::Record { index: 1, record }).unwrap();
+        let tables = store.read().unwrap();
+        assert_eq!(tables.services, BTreeMap::from([(1, record)]));
+        assert_eq!(tables.backends, BTreeMap::from([(1, backends[1]), (2, backends[2])]));
+    }
+}
