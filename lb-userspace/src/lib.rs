@@ -10,7 +10,10 @@
 //!
 //! `kube` and `k8s_openapi` appear only in [`source`]; `aya` only in [`kernel`] and `store::kernel`.
 
+pub mod config;
 pub mod model;
+pub mod output;
 pub mod pipeline;
 pub mod resolve;
 pub mod store;
+pub mod telemetry;

@@ -1,0 +1,69 @@
+//! Values of flags that have a syntax of their own.
+
+use std::{fmt, str::FromStr};
+
+/// A pattern of device names, in the shell's syntax.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevicePattern(glob::Pattern);
+
+impl DevicePattern {
+    /// Whether a device of this name is meant.
+    pub fn matches(&self, name: &str) -> bool {
+        self.0.matches(name)
+    }
+}
+
+impl FromStr for DevicePattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("an empty name".to_owned());
+        }
+        if text.contains(['/', ' ']) {
+            return Err("a device's name has no slash and no space".to_owned());
+        }
+        glob::Pattern::new(text)
+            .map(Self)
+            .map_err(|error| format!("{} at character {}", error.msg, error.pos))
+    }
+}
+
+impl fmt::Display for DevicePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+/// Ports from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first port.
+    pub first: u16,
+    /// The last port.
+    pub last: u16,
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').ok_or("give two ports, such as 61000-65535")?;
+        let port = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no port"));
+        let (first, last) = (port(first)?, port(last)?);
+        if first > last {
+            return Err(format!("{first} is above {last}"));
+        }
+        // Below 1024 servers of the node listen, which return traffic would be taken from.
+        if first < 1024 {
+            return Err(format!("{first} is below 1024, where the node's own servers listen"));
+        }
+        Ok(Self { first, last })
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
