@@ -15,5 +15,6 @@ pub mod model;
 pub mod output;
 pub mod pipeline;
 pub mod resolve;
+pub mod status;
 pub mod store;
 pub mod telemetry;
