@@ -12,6 +12,7 @@
 
 pub mod config;
 pub mod model;
+pub mod netlink;
 pub mod output;
 pub mod pipeline;
 pub mod resolve;
