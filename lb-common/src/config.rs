@@ -17,6 +17,8 @@ pub mod maps {
     pub const BACKENDS: &str = "BACKENDS";
     /// Hash: [`Address`](crate::address::Address) → [`NodeAddress`](super::NodeAddress).
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// LRU hash: [`AffinityKey`](crate::affinity::AffinityKey) → [`AffinityValue`](crate::affinity::AffinityValue).
+    pub const AFFINITY: &str = "AFFINITY";
     /// Socket storage: [`SocketState`](crate::socket::SocketState).
     pub const SOCKETS: &str = "SOCKETS";
     /// LRU hash: [`DatagramKey`](crate::socket::DatagramKey) → [`DatagramValue`](crate::socket::DatagramValue).
@@ -33,11 +35,12 @@ pub mod maps {
     pub const GRACE: &str = "GRACE";
 
     /// All that are pinned.
-    pub const ALL: [&str; 11] = [
+    pub const ALL: [&str; 12] = [
         FRONTENDS,
         SERVICES,
         BACKENDS,
         NODE_ADDRESSES,
+        AFFINITY,
         SOCKETS,
         DATAGRAMS,
         FLOWS,
@@ -81,16 +84,23 @@ pub mod globals {
 pub struct Config {
     /// Cookie of the network namespace that counts as the host's (`SO_NETNS_COOKIE`).
     pub host_netns_cookie: u64,
+    /// Ids of the cgroups that hold pods of one quality of service (`kubepods/burstable`, `kubepods/besteffort`); zero:
+    /// none. A pod's cgroup is one level below them, all other pods' and services' are at their level.
+    pub qos_cgroups: [u64; 2],
     /// The node's IPv4 address for translated sources, v4-mapped; unspecified: none.
     pub node_v4: Address,
     /// The node's IPv6 address for translated sources; unspecified: none.
     pub node_v6: Address,
+    /// Depth of the cgroup that the programs are attached to: 0 is the hierarchy's root.
+    pub cgroup_level: u32,
     /// First port for translated sources.
     pub snat_port_first: u16,
     /// Last port for translated sources.
     pub snat_port_last: u16,
     /// The [`LAYOUT_VERSION`] of these maps.
     pub layout_version: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Bits of [`NodeAddress::flags`].
@@ -130,6 +140,8 @@ pub mod capacity {
     pub const BACKENDS: u32 = 524_288;
     /// Entries of `NODE_ADDRESSES`.
     pub const NODE_ADDRESSES: u32 = 1_024;
+    /// Entries of `AFFINITY`: one for each client of each service port with session affinity.
+    pub const AFFINITY: u32 = 65_536;
     /// Entries of `DATAGRAMS`.
     pub const DATAGRAMS: u32 = 65_536;
     /// Entries of `DEVICES`.

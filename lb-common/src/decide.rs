@@ -6,6 +6,7 @@
 
 use crate::{
     address::{Address, SocketAddress},
+    affinity::{AffinityKey, AffinityValue, Client},
     backend::{Backend, BackendId},
     config::{NodeAddress, node_address},
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
@@ -23,8 +24,14 @@ pub trait Tables {
     fn service(&self, index: u32) -> Option<&ServiceRecord>;
     /// A slot; it does not change while a program that loaded a range with it runs.
     fn backend(&self, slot: u32) -> Option<&Backend>;
+    /// Which backend a client was given last.
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue>;
+    /// Remembers which backend a client was given. Where it cannot, the next connection chooses anew.
+    fn remember_affinity(&self, key: &AffinityKey, value: &AffinityValue);
     /// A number that is spread evenly over all 2³² values.
     fn random(&self) -> u32;
+    /// Seconds of a clock that never goes back.
+    fn seconds(&self) -> u32;
 
     /// Loads a set's range, once.
     #[inline(always)]
@@ -121,19 +128,57 @@ fn lookup_node_port<T: Tables>(
     Ok(entry)
 }
 
-/// Chooses a backend at random from the set that applies.
+/// Chooses a backend from the set that applies: the client's own with session affinity, else one at random.
+///
+/// `client` is asked for only if the service has session affinity.
 #[inline(always)]
 pub fn select<'a, T: Tables>(
     tables: &'a T,
     found: &Found<'a>,
     outside: bool,
+    client: impl Fn() -> Client,
 ) -> Result<Selection<'a>, Reason> {
-    let range = applicable_range(tables, found, outside)?;
+    let settings = tables.settings(found.record);
+    let range = applicable_range(tables, found, settings, outside)?;
+    if settings.affinity_seconds == 0 {
+        return draw(tables, found.record, range);
+    }
+    let key = AffinityKey::new(client(), found.record.service_id);
+    let selection = match affine(tables, found.record, range, settings, &key) {
+        Some(selection) => selection,
+        None => draw(tables, found.record, range)?,
+    };
+    let value =
+        AffinityValue { backend_id: selection.backend.id, slot: selection.slot, last_used: tables.seconds() };
+    tables.remember_affinity(&key, &value);
+    Ok(selection)
+}
+
+/// One at random.
+#[inline(always)]
+fn draw<'a, T: Tables>(tables: &'a T, record: &ServiceRecord, range: Range) -> Result<Selection<'a>, Reason> {
     // Multiplication instead of a remainder: the same spread without a division.
     let offset = ((u64::from(tables.random()) * u64::from(range.count)) >> 32) as u32;
     let slot = range.first.wrapping_add(offset);
     let backend = tables.backend(slot).ok_or(Reason::BrokenTables)?;
-    Ok(Selection { slot, backend, service_id: found.record.service_id })
+    Ok(Selection { slot, backend, service_id: record.service_id })
+}
+
+/// The client's own, as long as its time has not run out and the backend is in the set that applies.
+#[inline(always)]
+fn affine<'a, T: Tables>(
+    tables: &'a T,
+    record: &ServiceRecord,
+    range: Range,
+    settings: Settings,
+    key: &AffinityKey,
+) -> Option<Selection<'a>> {
+    let value = tables.affinity(key)?;
+    if !value.is_current(tables.seconds(), settings.affinity_seconds) {
+        return None;
+    }
+    let (slot, backend) = locate(tables, range, value.backend_id, value.slot)?;
+    Some(Selection { slot, backend, service_id: record.service_id })
 }
 
 /// The backend that was chosen before, if it is still in the set that applies.
@@ -147,7 +192,7 @@ pub fn reselect<'a, T: Tables>(
     id: BackendId,
     slot: u32,
 ) -> Option<Selection<'a>> {
-    let range = applicable_range(tables, found, outside).ok()?;
+    let range = applicable_range(tables, found, tables.settings(found.record), outside).ok()?;
     let (slot, backend) = locate(tables, range, id, slot)?;
     Some(Selection { slot, backend, service_id: found.record.service_id })
 }
@@ -200,8 +245,12 @@ fn search<T: Tables>(tables: &T, range: Range, id: BackendId) -> Option<(u32, &B
 /// Clients on the node use the cluster set of external frontends whatever the external policy: their traffic is as if
 /// it had gone out to the load balancer and come back (kube-proxy's short-circuit).
 #[inline(always)]
-fn applicable_range<T: Tables>(tables: &T, found: &Found<'_>, outside: bool) -> Result<Range, Reason> {
-    let settings = tables.settings(found.record);
+fn applicable_range<T: Tables>(
+    tables: &T,
+    found: &Found<'_>,
+    settings: Settings,
+    outside: bool,
+) -> Result<Range, Reason> {
     let local = if found.entry.kind == FrontendKind::ClusterIp as u8 {
         settings.flags & flags::INTERNAL_LOCAL != 0
     } else {

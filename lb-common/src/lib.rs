@@ -21,6 +21,7 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod address;
+pub mod affinity;
 pub mod backend;
 pub mod checksum;
 pub mod config;
@@ -49,6 +50,8 @@ macro_rules! map_types {
 map_types!(
     address::Address,
     address::SocketAddress,
+    affinity::AffinityKey,
+    affinity::AffinityValue,
     backend::Backend,
     config::Config,
     config::Device,

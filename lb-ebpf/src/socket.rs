@@ -8,10 +8,17 @@ mod datagram;
 mod peer;
 
 use aya_ebpf::{
-    EbpfContext, bindings::bpf_sock_addr, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext,
+    EbpfContext,
+    bindings::bpf_sock_addr,
+    helpers::generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+    },
+    programs::SockAddrContext,
 };
 use lb_common::{
     address::{Address, Port, Protocol, SocketAddress},
+    affinity::Client,
+    config::Config,
     decide::Source,
 };
 
@@ -111,10 +118,45 @@ fn protocol(ctx: &SockAddrContext) -> Option<Protocol> {
 /// Whether the socket is in the host's network namespace.
 #[inline(always)]
 fn source(ctx: &SockAddrContext) -> Source {
-    // SAFETY: the context is valid; the helper only reads it.
-    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     match tables::config() {
-        Some(config) if config.host_netns_cookie == cookie => Source::Host,
+        Some(config) if config.host_netns_cookie == namespace(ctx) => Source::Host,
         _ => Source::Pod,
     }
+}
+
+/// Who connects, for session affinity.
+#[inline(always)]
+fn client(ctx: &SockAddrContext) -> Client {
+    let namespace = namespace(ctx);
+    match tables::config() {
+        Some(config) if config.host_netns_cookie == namespace => Client::Cgroup(pod_cgroup(config)),
+        _ => Client::Namespace(namespace),
+    }
+}
+
+#[inline(always)]
+fn namespace(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is valid; the helper only reads it.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// The cgroup of the pod or the system service that the process belongs to: two levels below the root, or three where
+/// pods are grouped by quality of service.
+#[inline(always)]
+fn pod_cgroup(config: &Config) -> u64 {
+    let level = config.cgroup_level.cast_signed();
+    let second = ancestor(level + 2);
+    let id = if second != 0 && config.qos_cgroups.contains(&second) { ancestor(level + 3) } else { second };
+    if id != 0 {
+        return id;
+    }
+    // SAFETY: no arguments, no memory.
+    unsafe { bpf_get_current_cgroup_id() }
+}
+
+/// Zero: the process is not that deep.
+#[inline(always)]
+fn ancestor(level: i32) -> u64 {
+    // SAFETY: the helper only takes a number.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level) }
 }

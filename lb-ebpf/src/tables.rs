@@ -11,10 +11,11 @@ use aya_ebpf::{
 };
 use lb_common::{
     address::Address,
+    affinity::{AffinityKey, AffinityValue},
     backend::Backend,
     config::{Config, Device, NodeAddress, capacity},
     decide::Tables,
-    flow::{Flow, FlowKey},
+    flow::{Flow, FlowKey, SECOND},
     frontend::{FrontendEntry, FrontendKey},
     outcome,
     service::ServiceRecord,
@@ -36,6 +37,9 @@ static BACKENDS: Array<Backend, { capacity::BACKENDS as usize }, MAPPED> = Array
 
 #[btf_map]
 static NODE_ADDRESSES: HashMap<Address, NodeAddress, { capacity::NODE_ADDRESSES as usize }> = HashMap::new();
+
+#[btf_map]
+static AFFINITY: LruHashMap<AffinityKey, AffinityValue, { capacity::AFFINITY as usize }> = LruHashMap::new();
 
 #[btf_map]
 static SOCKETS: SkStorage<SocketState> = SkStorage::new();
@@ -90,9 +94,27 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        // SAFETY: copied at once. An entry that is reused while it is copied names a backend that the caller then looks
+        // for in the set that applies.
+        unsafe { AFFINITY.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn remember_affinity(&self, key: &AffinityKey, value: &AffinityValue) {
+        // Two first connections of one client may meet here on two CPUs: the last one wins. A full map makes room.
+        let (Ok(()) | Err(_)) = AFFINITY.insert(key, value, 0);
+    }
+
+    #[inline(always)]
     fn random(&self) -> u32 {
         // SAFETY: no arguments, no memory.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn seconds(&self) -> u32 {
+        (now() / SECOND) as u32
     }
 }
 
@@ -128,15 +150,8 @@ pub(crate) fn remember(ctx: &SockAddrContext, state: &SocketState) -> bool {
     let Some(stored) = (unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, Some(&mut initial)).as_mut() }) else {
         return false;
     };
-    // The initial value only counts where there was none. Field by field, from values that no helper has seen: a copy
-    // of the whole would become a call of `memmove`, which the verifier refuses.
-    stored.frontend = state.frontend;
-    stored.backend = state.backend;
-    stored.service_id = state.service_id;
-    stored.backend_id = state.backend_id;
-    stored.slot = state.slot;
-    stored.state = state.state;
-    stored.flags = state.flags;
+    // The initial value only counts where there was none.
+    *stored = *state;
     true
 }
 

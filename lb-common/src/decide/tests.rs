@@ -2,7 +2,10 @@
 
 extern crate std;
 
-use core::{cell::Cell, net::IpAddr};
+use core::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+};
 use std::{collections::BTreeMap, vec, vec::Vec};
 
 use proptest::prelude::*;
@@ -16,7 +19,9 @@ struct Fake {
     node_addresses: BTreeMap<Address, NodeAddress>,
     services: Vec<ServiceRecord>,
     backends: Vec<Backend>,
+    affinity: RefCell<BTreeMap<AffinityKey, AffinityValue>>,
     random: Cell<u32>,
+    seconds: Cell<u32>,
     /// What look-ups of a reused element give, before the true entry.
     foreign: Cell<u32>,
 }
@@ -40,8 +45,17 @@ impl Tables for Fake {
     fn backend(&self, slot: u32) -> Option<&Backend> {
         self.backends.get(slot as usize)
     }
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        self.affinity.borrow().get(key).copied()
+    }
+    fn remember_affinity(&self, key: &AffinityKey, value: &AffinityValue) {
+        self.affinity.borrow_mut().insert(*key, *value);
+    }
     fn random(&self) -> u32 {
         self.random.get()
+    }
+    fn seconds(&self) -> u32 {
+        self.seconds.get()
     }
 }
 
@@ -71,8 +85,12 @@ impl Fake {
     }
 
     fn choose(&self, key: &FrontendKey, source: Source) -> Result<BackendId, Reason> {
+        self.choose_for(key, source, Client::Namespace(1))
+    }
+
+    fn choose_for(&self, key: &FrontendKey, source: Source, client: Client) -> Result<BackendId, Reason> {
         let found = find(self, key, || source)?;
-        select(self, &found, source == Source::Outside).map(|selection| selection.backend.id)
+        select(self, &found, source == Source::Outside, || client).map(|selection| selection.backend.id)
     }
 }
 
@@ -178,6 +196,49 @@ fn a_frontend_at_a_node_address_wins_over_the_node_port() {
     let node_port = key("0.0.0.0", 30080);
     fake.frontends.insert(node_port, FrontendEntry::new(&node_port, FrontendKind::NodePort, 1));
     assert_eq!(fake.choose(&key("172.18.0.2", 30080), Source::Pod), Ok(0));
+}
+
+/// A service with ten backends whose clients stay with theirs for ten seconds.
+fn sticky() -> Fake {
+    let settings = Settings { flags: 0, affinity_seconds: 10 };
+    Fake::with(key("10.96.0.1", 80), FrontendKind::ClusterIp, settings)
+}
+
+#[test]
+fn a_client_stays_with_its_backend_until_the_timeout() {
+    let (fake, frontend) = (sticky(), key("10.96.0.1", 80));
+    let (one, other) = (Client::Namespace(1), Client::Namespace(2));
+    assert_eq!(fake.choose_for(&frontend, Source::Pod, one), Ok(0));
+    fake.random.set(u32::MAX);
+    fake.seconds.set(9);
+    assert_eq!(fake.choose_for(&frontend, Source::Pod, one), Ok(0), "and refreshes");
+    assert_eq!(fake.choose_for(&frontend, Source::Pod, other), Ok(18), "another client is free");
+    fake.seconds.set(18);
+    assert_eq!(fake.choose_for(&frontend, Source::Pod, one), Ok(0), "nine seconds after the last one");
+    fake.seconds.set(28);
+    assert_eq!(fake.choose_for(&frontend, Source::Pod, one), Ok(18), "ten seconds are over");
+}
+
+#[test]
+fn an_affine_backend_counts_only_within_the_set_that_applies() {
+    let (mut fake, frontend) = (sticky(), key("10.96.0.1", 80));
+    assert_eq!(fake.choose(&frontend, Source::Pod), Ok(0));
+    // Its backend leaves, others move to other slots: slots 6 to 14 hold ids 2 to 18.
+    let settings = fake.services[0].settings;
+    fake.services[0] = ServiceRecord::new(1, settings, Range { first: 6, count: 9 }, Range::EMPTY);
+    assert_eq!(fake.choose(&frontend, Source::Pod), Ok(2));
+    // Then it comes back: the client stays with the one that it has now, wherever it stands.
+    fake.services[0] = ServiceRecord::new(1, settings, Range { first: 5, count: 10 }, Range::EMPTY);
+    assert_eq!(fake.choose(&frontend, Source::Pod), Ok(2));
+}
+
+#[test]
+fn affinity_switched_off_spreads_again() {
+    let (mut fake, frontend) = (sticky(), key("10.96.0.1", 80));
+    assert_eq!(fake.choose(&frontend, Source::Pod), Ok(0));
+    fake.random.set(u32::MAX);
+    fake.services[0].settings.affinity_seconds = 0;
+    assert_eq!(fake.choose(&frontend, Source::Pod), Ok(18));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Where a packet goes next: to this node's stack, or out through a device.
 
-use core::{hint, ptr};
+use core::ptr;
 
 use aya_ebpf::{
     EbpfContext,
@@ -76,14 +76,8 @@ pub(super) fn redirect(device: u32, outcome: Outcome) -> Step {
 /// The device is told with `NO_NEIGH` too since kernel 5.10 (commit d1c362e1dd68).
 #[inline(always)]
 fn fib(ctx: &TcContext, packet: &Packet, source: &SocketAddress, destination: &SocketAddress) -> (u32, u32) {
-    // Opaque, so that LLVM does not join the zeroes into a call of `memset`.
-    let zero = hint::black_box(0);
     let (family, source_words, destination_words) = if packet.v4 {
-        (
-            AF_INET,
-            [source.address.v4_word(), zero, zero, zero],
-            [destination.address.v4_word(), zero, zero, zero],
-        )
+        (AF_INET, [source.address.v4_word(), 0, 0, 0], [destination.address.v4_word(), 0, 0, 0])
     } else {
         (AF_INET6, source.address.words(), destination.address.words())
     };
@@ -98,7 +92,7 @@ fn fib(ctx: &TcContext, packet: &Packet, source: &SocketAddress, destination: &S
         flow_info: 0,
         source: source_words,
         destination: destination_words,
-        link: [zero; 4],
+        link: [0; 4],
     };
     // SAFETY: the context is valid; the parameters have the helper's layout and size.
     let answer = unsafe { fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), FIB_PARAMS, 0) };
@@ -106,8 +100,7 @@ fn fib(ctx: &TcContext, packet: &Packet, source: &SocketAddress, destination: &S
     ((answer as i32).cast_unsigned(), params.device)
 }
 
-/// `struct bpf_fib_lookup` (`include/uapi/linux/bpf.h`) in whole words: the generated one, with its unions, is zeroed
-/// by a call of `memset`, which the verifier refuses.
+/// `struct bpf_fib_lookup` (`include/uapi/linux/bpf.h`), without the unions of fields that are not needed here.
 #[repr(C)]
 struct FibParams {
     family: u8,

@@ -3,6 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use lb_common::{
     address::{Address, Port, Protocol, SocketAddress},
+    affinity::Client,
     config::Config,
     decide::{self, Selection, Source, Tables as _},
     flow::{Flow, FlowKey, Service, flags},
@@ -25,7 +26,8 @@ pub(super) fn open(ctx: &TcContext, packet: &Packet) -> Result<Flow, Reason> {
     if packet.protocol == Protocol::Tcp && !packet.is_syn() {
         return Err(Reason::NoFlow);
     }
-    let selection = decide::select(&Maps, &found, true).map_err(|reason| match reason {
+    let selection = decide::select(&Maps, &found, true, || Client::Address(packet.source.address));
+    let selection = selection.map_err(|reason| match reason {
         // The stack refuses what comes to a closed port of the node itself; for other addresses it would look for a
         // route, and send the packet back where it came from.
         Reason::NoBackends if found.entry.kind != FrontendKind::NodePort as u8 => Reason::Unanswered,

@@ -8,7 +8,7 @@ use lb_common::{
     socket::{SocketState, state},
 };
 
-use super::{Family, protocol, set_socket_address, socket_address, source};
+use super::{Family, client, protocol, set_socket_address, socket_address, source};
 use crate::tables::{self, Maps};
 
 /// Sends a connection to a service to one of its backends.
@@ -24,7 +24,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
             return Err(reason);
         }
     };
-    let selection = decide::select(&Maps, &found, false)?;
+    let selection = decide::select(&Maps, &found, false, || client(ctx))?;
     let backend = selection.backend.socket_address();
     let stored = tables::remember(
         ctx,

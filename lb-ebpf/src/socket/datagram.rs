@@ -13,7 +13,7 @@ use lb_common::{
     socket::{DatagramKey, DatagramValue, SocketState, direction, flags, state},
 };
 
-use super::{Family, protocol, set_socket_address, socket_address, source};
+use super::{Family, client, protocol, set_socket_address, socket_address, source};
 use crate::tables::{self, Maps};
 
 /// Sends a datagram for a service to the socket's backend of that service.
@@ -35,7 +35,7 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
         set_socket_address::<F>(ctx, &kept);
         return Ok(Outcome::DatagramKept);
     }
-    let selection = decide::select(&Maps, &found, false)?;
+    let selection = decide::select(&Maps, &found, false, || client(ctx))?;
     let stored = remember(ctx, &frontend, &selection);
     set_socket_address::<F>(ctx, &selection.backend.socket_address());
     if stored { Ok(Outcome::DatagramTranslated) } else { Err(Reason::NotStored) }
