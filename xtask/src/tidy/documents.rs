@@ -1,49 +1,123 @@
 //! Rules about the documents: they say what the code says.
 
-use super::{Finding, Tree, source::Source};
+use std::collections::BTreeMap;
+
+use super::{Finding, Tree};
 
 /// Where the maps' names are declared.
 const MAP_NAMES: &str = "lb-common/src/config.rs";
 /// The map reference.
 const MAP_REFERENCE: &str = "docs/maps.md";
-/// Where the flags of `sockeye run` are declared.
-const FLAGS: &str = "lb-userspace/src/cli/run.rs";
+/// Where outcomes and reasons are numbered and named.
+const OUTCOMES: &str = "lb-common/src/outcome.rs";
+/// Where the flags of `sockeye run` and `sockeye load` are declared.
+const FLAGS: &str = "lb-userspace/src/config/flags.rs";
 /// The reference of the command line.
 const CLI_REFERENCE: &str = "docs/cli.md";
 /// A word in backticks that starts with one of these is a path.
 const FOLDERS: [&str; 9] =
     ["lb-common/", "lb-ebpf/", "lb-userspace/", "xtask/", "tests/", "deploy/", "docs/", "examples/", "fuzz/"];
 
-/// Each pinned map has a section in the map reference, and each section is of a map.
+/// Each pinned map has a section in the map reference that names all fields of its key and value, and each section
+/// is of a map.
 pub(super) fn maps_are_documented(tree: &Tree) -> Vec<Finding> {
     let Some(config) = tree.files.get(MAP_NAMES) else { return Vec::new() };
-    let maps: Vec<&str> = config
-        .lines()
-        .skip_while(|line| !line.starts_with("pub mod maps"))
-        .take_while(|line| *line != "}")
-        .filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": &str").map(|(name, _)| name))
-        .collect();
+    let maps = map_types(config);
     if maps.is_empty() {
         return vec![Finding::new(MAP_NAMES, 0, "no map names found in `pub mod maps`")];
     }
     let reference = tree.files.get(MAP_REFERENCE).map_or("", String::as_str);
-    let sections: Vec<(usize, &str)> = reference
-        .lines()
-        .enumerate()
-        .filter_map(|(number, line)| Some((number + 1, line.strip_prefix("## `")?.split_once('`')?.0)))
-        .collect();
-    let missing = maps
-        .iter()
-        .filter(|map| !sections.iter().any(|(_, section)| section == *map))
-        .map(|map| Finding::new(MAP_REFERENCE, 0, format!("has no section \"## `{map}`\"")));
-    let surplus = sections
-        .iter()
-        .filter(|(_, section)| !maps.contains(section))
-        .map(|(line, section)| Finding::new(MAP_REFERENCE, *line, format!("there is no map {section}")));
-    missing.chain(surplus).collect()
+    let sections = sections(reference);
+    let mut findings = Vec::new();
+    for (map, types) in &maps {
+        let Some((line, text)) = sections.get(map) else {
+            findings.push(Finding::new(MAP_REFERENCE, 0, format!("has no section \"## `{map}`\"")));
+            continue;
+        };
+        let fields = types.iter().flat_map(|name| fields(tree, name));
+        for field in fields.filter(|field| !text.contains(&format!("`{field}`"))) {
+            findings.push(Finding::new(MAP_REFERENCE, *line, format!("{map} has a field `{field}`")));
+        }
+    }
+    let surplus = sections.iter().filter(|(map, _)| !maps.contains_key(*map));
+    findings.extend(
+        surplus.map(|(map, (line, _))| Finding::new(MAP_REFERENCE, *line, format!("there is no map {map}"))),
+    );
+    findings
 }
 
-/// Each flag of `sockeye run` is in the reference of the command line.
+/// The maps' names, each with the types of its key and value that the comment above links to.
+fn map_types(config: &str) -> BTreeMap<&str, Vec<&str>> {
+    let lines =
+        config.lines().skip_while(|line| !line.starts_with("pub mod maps")).take_while(|line| *line != "}");
+    let (mut maps, mut types) = (BTreeMap::new(), Vec::new());
+    for line in lines.map(str::trim) {
+        if line.starts_with("///") {
+            let targets = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+            types.extend(targets.filter_map(|(target, _)| target.rsplit("::").next()));
+        } else if let Some((name, _)) =
+            line.strip_prefix("pub const ").and_then(|rest| rest.split_once(": &str"))
+        {
+            maps.insert(name, std::mem::take(&mut types));
+        }
+    }
+    maps
+}
+
+/// The sections whose title is a map's name: the line they start at, and their text.
+fn sections(reference: &str) -> BTreeMap<&str, (usize, String)> {
+    let mut sections = BTreeMap::new();
+    let mut current = None;
+    for (number, line) in reference.lines().enumerate() {
+        if line.starts_with("## ") {
+            current = line.strip_prefix("## `").and_then(|rest| rest.split_once('`')).map(|(name, _)| name);
+            if let Some(name) = current {
+                sections.insert(name, (number + 1, String::new()));
+            }
+        } else if let Some((_, text)) = current.and_then(|name| sections.get_mut(name)) {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    sections
+}
+
+/// The fields of a map type.
+fn fields(tree: &Tree, name: &str) -> Vec<String> {
+    let opening = format!("pub struct {name} {{");
+    let in_common = tree.with_ending(".rs").filter(|(path, _)| path.starts_with("lb-common/src/"));
+    let Some(body) = in_common.filter_map(|(_, text)| text.split_once(&opening)).map(|(_, body)| body).next()
+    else {
+        return Vec::new();
+    };
+    let lines = body.lines().take_while(|line| *line != "}").map(str::trim);
+    let fields = lines.filter(|line| !line.starts_with("//")).filter_map(|line| line.split_once(": "));
+    fields
+        .map(|(field, _)| field.trim_start_matches("pub ").to_owned())
+        .filter(|field| field != "reserved")
+        .collect()
+}
+
+/// Each outcome and reason is in the map reference's table, with its number, name and meaning.
+pub(super) fn outcomes_are_documented(tree: &Tree) -> Vec<Finding> {
+    let Some(code) = tree.files.get(OUTCOMES) else { return Vec::new() };
+    let reference = tree.files.get(MAP_REFERENCE).map_or("", String::as_str);
+    let rows = code.lines().filter_map(|line| {
+        let (_, rest) = line.trim().strip_suffix(';')?.split_once(" = ")?;
+        let mut parts = rest.splitn(3, ", ");
+        let (number, name, meaning) = (parts.next()?, parts.next()?, parts.next()?);
+        number.parse::<u32>().ok()?;
+        Some(format!("| {number} | `{}` | {} |", name.trim_matches('"'), meaning.trim_matches('"')))
+    });
+    let rows: Vec<String> = rows.collect();
+    if rows.is_empty() {
+        return vec![Finding::new(OUTCOMES, 0, "no outcomes found")];
+    }
+    let missing = rows.iter().filter(|row| !reference.lines().any(|line| line == *row));
+    missing.map(|row| Finding::new(MAP_REFERENCE, 0, format!("lacks the row {row}"))).collect()
+}
+
+/// Each flag is in the reference of the command line.
 pub(super) fn flags_are_documented(tree: &Tree) -> Vec<Finding> {
     let (Some(code), Some(reference)) = (tree.files.get(FLAGS), tree.files.get(CLI_REFERENCE)) else {
         return Vec::new();
@@ -60,21 +134,21 @@ pub(super) fn flags_are_documented(tree: &Tree) -> Vec<Finding> {
 }
 
 /// The long flags that clap derives: `#[arg(long)]` before a field, or `long = "name"`.
-fn long_flags(text: &str) -> Vec<String> {
+fn long_flags(code: &str) -> Vec<String> {
     let mut flags = Vec::new();
-    let mut pending = false;
-    for (raw, code) in text.lines().zip(Source::split(text).code) {
-        let code = code.trim();
-        if code.starts_with("#[arg(") && code.split(['(', ',', ')', ' ']).any(|word| word == "long") {
-            match raw.split_once("long = \"").and_then(|(_, rest)| rest.split_once('"')) {
-                Some((name, _)) => flags.push(name.to_owned()),
-                None => pending = true,
-            }
-        } else if pending && let Some((field, _)) = code.split_once(':') {
-            let name = field.rsplit(' ').next().unwrap_or(field);
-            flags.push(name.replace('_', "-"));
-            pending = false;
-        }
+    for (_, rest) in code.match_indices("#[arg(").map(|(at, start)| code.split_at(at + start.len())) {
+        let Some((attribute, after)) = rest.split_once(")]") else { continue };
+        let long =
+            attribute.split(',').map(str::trim).find(|part| *part == "long" || part.starts_with("long = "));
+        let Some(long) = long else { continue };
+        let name = long.strip_prefix("long = ").map_or_else(
+            || {
+                let field = after.split_once(':').map_or("", |(field, _)| field.trim());
+                field.rsplit(char::is_whitespace).next().unwrap_or(field).replace('_', "-")
+            },
+            |name| name.trim_matches('"').to_owned(),
+        );
+        flags.push(name);
     }
     flags
 }
@@ -145,13 +219,19 @@ mod tests {
 
     #[test]
     fn a_map_without_a_section_and_a_section_without_a_map_are_found() {
-        let config = "pub const OTHER: &str = \"\";\npub mod maps {\n    pub const ONE: &str = \"ONE\";\n    \
-                      pub const TWO: &str = \"TWO\";\n    pub const ALL: [&str; 2] = [ONE, TWO];\n}\n";
-        let tree =
-            Tree::of([(MAP_NAMES, config), (MAP_REFERENCE, "# Maps\n## `ONE`\n## `GONE`\n## Other\n")]);
+        let config = "pub const OTHER: &str = \"\";\npub mod maps {\n    /// Of a number → [`Value`](super::Value).\n    \
+                      pub const ONE: &str = \"ONE\";\n    /// Nothing.\n    pub const TWO: &str = \"TWO\";\n    \
+                      pub const ALL: [&str; 2] = [ONE, TWO];\n}\n\
+                      pub struct Value {\n    /// Doc: text.\n    pub first: u32,\n    second: u32,\n    reserved: u32,\n}\n";
+        let reference = "# Maps\n## `ONE`\n| `first` |\n## `GONE`\n`second`\n## Other\n";
+        let tree = Tree::of([(MAP_NAMES, config), (MAP_REFERENCE, reference)]);
         assert_eq!(
             texts(&maps_are_documented(&tree)),
-            ["docs/maps.md: has no section \"## `TWO`\"", "docs/maps.md:3: there is no map GONE"]
+            [
+                "docs/maps.md:2: ONE has a field `second`",
+                "docs/maps.md: has no section \"## `TWO`\"",
+                "docs/maps.md:4: there is no map GONE"
+            ]
         );
     }
 
@@ -162,9 +242,22 @@ mod tests {
     }
 
     #[test]
+    fn an_outcome_with_another_meaning_is_found() {
+        let code = "    Outcome {\n        One = 0, \"one\", \"first, or so\";\n        Two = 1, \"two\", \"second\";\n    }\n";
+        let tree = Tree::of([
+            (OUTCOMES, code),
+            (MAP_REFERENCE, "| 0 | `one` | first, or so |\n| 1 | `two` | 2nd |\n"),
+        ]);
+        assert_eq!(
+            texts(&outcomes_are_documented(&tree)),
+            ["docs/maps.md: lacks the row | 1 | `two` | second |"]
+        );
+    }
+
+    #[test]
     fn flags_are_read_as_clap_names_them() {
-        let code = "struct Options {\n    /// Doc: text\n    #[arg(long, value_name = \"DIR\")]\n    \
-                    manifests: Option<PathBuf>,\n    #[arg(long = \"node-name\")]\n    node: String,\n    \
+        let code = "struct Options {\n    /// Doc: text\n    #[arg(long, value_name = \"DIR\", value_parser = f(1))]\n    \
+                    manifests: Option<PathBuf>,\n    #[arg(\n        long = \"node-name\",\n    )]\n    node: String,\n    \
                     #[arg(short, long)]\n    pub(crate) max_services: u32,\n    #[arg(last = true)]\n    rest: u8,\n}";
         assert_eq!(long_flags(code), ["manifests", "node-name", "max-services"]);
         let tree = Tree::of([(FLAGS, code), (CLI_REFERENCE, "`--manifests DIR`, `--node-name`")]);
