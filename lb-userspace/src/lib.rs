@@ -16,6 +16,7 @@ pub mod netlink;
 pub mod output;
 pub mod pipeline;
 pub mod resolve;
+pub mod source;
 pub mod status;
 pub mod store;
 pub mod telemetry;
