@@ -3,6 +3,7 @@
 pub mod dump;
 pub mod fake;
 pub mod faulty;
+pub mod kernel;
 
 use std::collections::BTreeMap;
 
