@@ -121,30 +121,32 @@ impl fmt::Display for Address {
 /// A port in network order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 #[repr(transparent)]
-pub struct Port([u8; 2]);
+pub struct Port {
+    bytes: [u8; 2],
+}
 
 impl Port {
     /// From a number.
     pub const fn new(port: u16) -> Self {
-        Self(port.to_be_bytes())
+        Self { bytes: port.to_be_bytes() }
     }
 
     /// From the kernel's form: the 16 bits in network order.
     #[inline(always)]
     pub const fn from_wire(port: u16) -> Self {
-        Self(port.to_ne_bytes())
+        Self { bytes: port.to_ne_bytes() }
     }
 
     /// The kernel's form: the 16 bits in network order.
     #[inline(always)]
     pub const fn wire(self) -> u16 {
-        u16::from_ne_bytes(self.0)
+        u16::from_ne_bytes(self.bytes)
     }
 
     /// The number.
     #[inline(always)]
     pub const fn number(self) -> u16 {
-        u16::from_be_bytes(self.0)
+        u16::from_be_bytes(self.bytes)
     }
 }
 
