@@ -1,3 +1,81 @@
 //! Which endpoints a service port uses and where it is reachable: kube-proxy's rules.
+//!
+//! Pure and total: any Service with any slices resolves, and what cannot be served becomes a [`Problem`]. One Service at
+//! a time; what several Services claim alike is settled in [`crate::desired::claims`].
 
+pub mod categorize;
+pub mod endpoints;
+pub mod frontends;
 pub mod node_addresses;
+
+use std::sync::Arc;
+
+use lb_common::service::{Settings, flags};
+
+pub use self::{
+    endpoints::{EndpointState, ResolvedEndpoint, Verdict},
+    frontends::{PortSpec, Skip},
+};
+use crate::model::{EndpointSlice, Problem, Service, TrafficPolicy};
+
+/// What resolving depends on besides the objects of one Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// The own node: its endpoints are local.
+    pub node_name: Arc<str>,
+    /// The own node's zone; none: zone hints are ignored.
+    pub zone: Option<Arc<str>>,
+    /// Whether `spec.externalIPs` are served.
+    pub external_ips: bool,
+}
+
+/// A Service, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved<'a> {
+    /// Why it is not translated; then it has no ports.
+    pub skipped: Option<Skip>,
+    /// Its ports, one for each port, protocol and family.
+    pub ports: Vec<ResolvedPort<'a>>,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+}
+
+/// A service port in one family, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedPort<'a> {
+    /// What it is and where it is reachable.
+    pub spec: PortSpec,
+    /// Its policies.
+    pub settings: Settings,
+    /// Its endpoints, used or not, sorted by address.
+    pub endpoints: Vec<ResolvedEndpoint<'a>>,
+}
+
+/// Resolves a Service with the slices that belong to it.
+pub fn resolve<'a>(service: &Service, slices: &'a [EndpointSlice], context: &Context) -> Resolved<'a> {
+    let mut problems = Vec::new();
+    let (skipped, specs) = match frontends::resolve(service, context, &mut problems) {
+        Ok(specs) => (None, specs),
+        Err(skip) => (Some(skip), Vec::new()),
+    };
+    let resolved = specs.into_iter().map(|spec| {
+        let endpoints = endpoints::resolve(&spec, slices, context, &mut problems);
+        ResolvedPort { settings: settings(service, &endpoints), spec, endpoints }
+    });
+    let ports = resolved.collect();
+    problems.sort();
+    problems.dedup();
+    Resolved { skipped, ports, problems }
+}
+
+/// The policies of a service port with these endpoints.
+pub fn settings(service: &Service, endpoints: &[ResolvedEndpoint<'_>]) -> Settings {
+    let policy = |policy, flag| if policy == TrafficPolicy::Local { flag } else { 0 };
+    let any = if endpoints.iter().any(ResolvedEndpoint::is_usable) { flags::ANY_ENDPOINTS } else { 0 };
+    Settings {
+        flags: policy(service.internal_policy, flags::INTERNAL_LOCAL)
+            | policy(service.external_policy, flags::EXTERNAL_LOCAL)
+            | any,
+        affinity_seconds: service.affinity_seconds.unwrap_or(0),
+    }
+}

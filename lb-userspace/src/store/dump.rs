@@ -164,11 +164,11 @@ mod tests {
             )]),
         };
         let names = BTreeMap::from([(3, "default/web:http".to_owned())]);
-        expect![[r#"
+        expect![[r"
             [::]:30080/UDP NodePort service 9 → cluster [] local []
             10.96.0.1:80/TCP ClusterIP default/web:http → cluster [10.0.0.1:8080* 10.0.0.2:8080] local [10.0.0.1:8080*] internal-local external-local any-endpoints affinity 60 s
             node address 127.0.0.1 node-ports host-only
-        "#]]
+        "]]
         .assert_eq(&dump(&tables, &names));
     }
 
@@ -187,11 +187,11 @@ mod tests {
             services: BTreeMap::from([(3, record)]),
             ..Tables::default()
         };
-        expect![[r#"
+        expect![[r"
             10.96.0.1:80/TCP ClusterIP service 4 → cluster [slot 8 is missing] local []
             10.96.0.2:80/TCP ClusterIP with the tag of another key
             10.96.0.3:80/TCP ClusterIP leads to a free record
-        "#]]
+        "]]
         .assert_eq(&dump(&tables, &BTreeMap::new()));
     }
 }
