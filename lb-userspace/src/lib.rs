@@ -11,6 +11,7 @@
 //! `kube` and `k8s_openapi` appear only in [`source`]; `aya` only in [`kernel`] and `store::kernel`.
 
 pub mod config;
+pub mod desired;
 pub mod kernel;
 pub mod model;
 pub mod netlink;
