@@ -140,7 +140,8 @@ mod tests {
               default/web  80/TCP
               dns          53/UDP  größer
         "#]]
-        .assert_eq(&columns.render(2));
+        .assert_eq(&columns.render(0));
+        assert!(columns.render(2).lines().all(|line| line.starts_with("  ") && !line.ends_with(' ')));
     }
 
     #[test]
