@@ -76,7 +76,7 @@ pub enum SourceConfig {
     Folder {
         /// The folder.
         directory: PathBuf,
-        /// The networks that ClusterIPs are allocated from.
+        /// The networks that ClusterIPs are allocated from, at most one a family; the default one where none is given.
         service_cidrs: Vec<IpNet>,
     },
     /// A cluster's API server.
@@ -85,6 +85,8 @@ pub enum SourceConfig {
         kubeconfig: Option<PathBuf>,
         /// The context in it; none: its current one.
         context: Option<String>,
+        /// Whether Endpoints are watched, for Services that have no slice.
+        legacy_endpoints: bool,
     },
 }
 
@@ -179,18 +181,10 @@ pub enum ConfigError {
 impl RunFlags {
     /// Resolves what was typed on a machine.
     pub fn resolve(self, machine: &Machine) -> Result<Config, ConfigError> {
-        let Self {
-            source: flags::SourceFlags { manifests, service_cidrs, kubeconfig, context },
-            node_name,
-            node_ips,
-            nodeport_addresses,
-            external_ips,
-            instance,
-            datapath,
-            log,
-        } = self;
+        let Self { source, node_name, node_ips, nodeport_addresses, external_ips, instance, datapath, log } =
+            self;
         Ok(Config {
-            source: resolve_source(manifests, service_cidrs, kubeconfig, context, machine)?,
+            source: source.resolve(machine)?,
             node_name: resolve_node_name(node_name.as_deref(), machine)?,
             node_ips: resolve_node_ips(&node_ips)?,
             node_port_addresses: nodeport_addresses,
@@ -199,6 +193,35 @@ impl RunFlags {
             datapath: datapath.resolve(machine)?,
             log: log.resolve()?,
         })
+    }
+}
+
+impl flags::SourceFlags {
+    fn resolve(self, machine: &Machine) -> Result<SourceConfig, ConfigError> {
+        let Self { manifests, service_cidrs, kubeconfig, context, legacy_endpoints } = self;
+        if let Some(directory) = manifests {
+            if kubeconfig.is_some() {
+                return Err(ConfigError::Contradiction { first: "--manifests", second: "--kubeconfig" });
+            }
+            if context.is_some() {
+                return Err(ConfigError::Contradiction { first: "--manifests", second: "--context" });
+            }
+            check_one_per_family(&service_cidrs)?;
+            return Ok(SourceConfig::Folder { directory, service_cidrs });
+        }
+        if !service_cidrs.is_empty() {
+            return Err(ConfigError::Needs { flag: "--service-cidr", needed: "--manifests" });
+        }
+        // A context can only come from a file, so it rules the pod's own account out.
+        let kubeconfig = match (kubeconfig, &context) {
+            (Some(file), _) => Some(file),
+            (None, None) if machine.in_cluster => None,
+            (None, _) => Some(machine.kubeconfig.clone().ok_or(match context {
+                Some(_) => ConfigError::Needs { flag: "--context", needed: "--kubeconfig" },
+                None => ConfigError::NoSource,
+            })?),
+        };
+        Ok(SourceConfig::Cluster { kubeconfig, context, legacy_endpoints })
     }
 }
 
@@ -270,49 +293,6 @@ impl LogFlags {
             }),
         }
     }
-}
-
-fn resolve_source(
-    manifests: Option<PathBuf>,
-    service_cidrs: Vec<IpNet>,
-    kubeconfig: Option<PathBuf>,
-    context: Option<String>,
-    machine: &Machine,
-) -> Result<SourceConfig, ConfigError> {
-    if let Some(directory) = manifests {
-        if kubeconfig.is_some() {
-            return Err(ConfigError::Contradiction { first: "--manifests", second: "--kubeconfig" });
-        }
-        if context.is_some() {
-            return Err(ConfigError::Contradiction { first: "--manifests", second: "--context" });
-        }
-        let service_cidrs = if service_cidrs.is_empty() { default_service_cidrs() } else { service_cidrs };
-        check_one_per_family(&service_cidrs)?;
-        return Ok(SourceConfig::Folder { directory, service_cidrs });
-    }
-    if !service_cidrs.is_empty() {
-        return Err(ConfigError::Needs { flag: "--service-cidr", needed: "--manifests" });
-    }
-    if let Some(kubeconfig) = kubeconfig {
-        return Ok(SourceConfig::Cluster { kubeconfig: Some(kubeconfig), context });
-    }
-    // A context can only come from a file, so it rules the pod's own account out.
-    if machine.in_cluster && context.is_none() {
-        return Ok(SourceConfig::Cluster { kubeconfig: None, context: None });
-    }
-    match &machine.kubeconfig {
-        Some(path) => Ok(SourceConfig::Cluster { kubeconfig: Some(path.clone()), context }),
-        None if context.is_some() => Err(ConfigError::Needs { flag: "--context", needed: "--kubeconfig" }),
-        None => Err(ConfigError::NoSource),
-    }
-}
-
-/// What kubeadm gives a cluster, and an IPv6 network beside it.
-fn default_service_cidrs() -> Vec<IpNet> {
-    vec![
-        IpNet::new_assert(Ipv4Addr::new(10, 96, 0, 0).into(), 12),
-        IpNet::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0).into(), 112),
-    ]
 }
 
 fn check_one_per_family(networks: &[IpNet]) -> Result<(), ConfigError> {

@@ -27,7 +27,16 @@ const SETTLE: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The devices that match, by index. The name alone does not identify one: it may be renamed, or made anew.
-pub type Devices = BTreeMap<u32, String>;
+pub type Devices = BTreeMap<u32, Device>;
+
+/// A device that matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its addresses, in the order in which the kernel lists them: its choice of a source follows it.
+    pub addresses: Vec<IpAddr>,
+}
 
 /// Why the interfaces cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -137,18 +146,25 @@ async fn list(handle: &rtnetlink::Handle, patterns: &[DevicePattern]) -> Result<
     let failed = |what| move |source| NetlinkError::List { what, source: Box::new(source) };
     let messages: Vec<_> =
         handle.address().get().execute().try_collect().await.map_err(failed("addresses"))?;
-    let mut addresses: Vec<_> = messages.iter().filter_map(usable_address).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
+    let held: Vec<(u32, IpAddr)> = messages
+        .iter()
+        .filter_map(|message| Some((message.header.index, usable_address(message)?)))
+        .collect();
     let mut devices = Devices::new();
     if !patterns.is_empty() {
         let links: Vec<_> = handle.link().get().execute().try_collect().await.map_err(failed("devices"))?;
-        devices = links
+        let matching = links
             .iter()
             .filter_map(name_of)
-            .filter(|(_, name)| patterns.iter().any(|pattern| pattern.matches(name)))
-            .collect();
+            .filter(|(_, name)| patterns.iter().any(|pattern| pattern.matches(name)));
+        for (index, name) in matching {
+            let addresses = held.iter().filter(|(holder, _)| *holder == index).map(|(_, ip)| *ip).collect();
+            devices.insert(index, Device { name, addresses });
+        }
     }
+    let mut addresses: Vec<_> = held.into_iter().map(|(_, ip)| ip).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
     Ok(Interfaces { addresses, devices })
 }
 
@@ -225,7 +241,9 @@ mod tests {
         let task = tokio::spawn(follow(vec![pattern], sender, devices));
         matching.changed().await.unwrap();
         // The loopback device has index 1 in every network namespace.
-        assert_eq!(*matching.borrow(), Devices::from([(1, "lo".to_owned())]));
+        let found = matching.borrow().clone();
+        assert_eq!(found.keys().collect::<Vec<_>>(), [&1]);
+        assert_eq!(found[&1].name, "lo");
         let Some(Change::Interfaces(addresses)) = changes.recv().await else { panic!("no addresses") };
         assert_eq!(addresses, read(&[]).await.unwrap().addresses);
         drop(changes);

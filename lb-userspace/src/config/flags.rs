@@ -78,7 +78,7 @@ pub(super) struct SourceFlags {
     #[arg(long, value_name = "DIR", env = "SOCKEYE_MANIFESTS")]
     pub(super) manifests: Option<PathBuf>,
 
-    /// With --manifests: allocate ClusterIPs from this network, one a family [default: `10.96.0.0/12,fd00:10:96::/112`]
+    /// With --manifests: allocate ClusterIPs from this network, one a family [default: `10.96.0.0/16,fd00:10:96::/112`]
     #[arg(long = "service-cidr", value_name = "CIDR,…", env = "SOCKEYE_SERVICE_CIDR", value_delimiter = ',')]
     pub(super) service_cidrs: Vec<IpNet>,
 
@@ -89,6 +89,10 @@ pub(super) struct SourceFlags {
     /// The context in the kubeconfig file [default: its current one]
     #[arg(long, value_name = "NAME", env = "SOCKEYE_CONTEXT")]
     pub(super) context: Option<String>,
+
+    /// Watch Endpoints too, and use them for Services that no EndpointSlice belongs to (mirroring switched off)
+    #[arg(long, env = "SOCKEYE_LEGACY_ENDPOINTS")]
+    pub(super) legacy_endpoints: bool,
 }
 
 /// The flags of `sockeye load`.

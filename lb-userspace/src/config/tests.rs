@@ -51,24 +51,25 @@ fn defaults_come_from_the_machine() {
     );
     assert_eq!(
         config.source,
-        SourceConfig::Folder {
-            directory: "examples".into(),
-            service_cidrs: vec!["10.96.0.0/12".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()],
-        }
+        SourceConfig::Folder { directory: "examples".into(), service_cidrs: Vec::new() }
     );
 }
 
 #[test]
 fn flags_win_over_the_machine() {
     let config = resolved(
-        "--kubeconfig admin.conf --context kind --node-name N1 --cgroup /cg --devices eth*,ens[0-9] \
+        "--kubeconfig admin.conf --context kind --legacy-endpoints --node-name N1 --cgroup /cg --devices eth*,ens[0-9] \
          --bpffs /sys/fs/bpf/two/ --nodeport-addresses all,10.0.0.0/8 --node-ip 192.0.2.1,2001:db8::1 \
          --external-ips=false --max-backends 100 --snat-ports 40000-40010 --log debug --log-format json",
     );
     assert_eq!(config.node_name, "n1");
     assert_eq!(
         config.source,
-        SourceConfig::Cluster { kubeconfig: Some("admin.conf".into()), context: Some("kind".to_owned()) }
+        SourceConfig::Cluster {
+            kubeconfig: Some("admin.conf".into()),
+            context: Some("kind".to_owned()),
+            legacy_endpoints: true
+        }
     );
     assert!(config.datapath.devices.iter().any(|pattern| pattern.matches("eth12")));
     assert!(config.datapath.devices.iter().any(|pattern| pattern.matches("ens3")));
@@ -96,6 +97,7 @@ fn the_source_is_the_first_that_there_is() {
     let cluster = |kubeconfig: Option<&str>, context: Option<&str>| SourceConfig::Cluster {
         kubeconfig: kubeconfig.map(PathBuf::from),
         context: context.map(str::to_owned),
+        legacy_endpoints: false,
     };
     let pod = Machine { in_cluster: true, ..machine() };
     let user = Machine { kubeconfig: Some("user.conf".into()), ..machine() };
