@@ -17,6 +17,7 @@ pub mod model;
 pub mod netlink;
 pub mod output;
 pub mod pipeline;
+pub mod reconcile;
 pub mod resolve;
 pub mod source;
 pub mod status;

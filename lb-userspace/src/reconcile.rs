@@ -1,0 +1,265 @@
+//! The one task that writes tables: gathers changes, has the pipeline write what they make necessary, retries what
+//! failed, and frees what is retired when things are quiet.
+//!
+//! A change after a quiet time is written at once. What arrives while a batch is being written makes the next batch.
+//! Waiting for a grace period takes the kernel 8–20 ms, in which nothing else is written: that is done after
+//! [`QUIET`] without a change, and at least every [`RECLAIM_LATEST`], so it costs at most a fiftieth of the time however
+//! busy the cluster is. Nothing here fails: what could not be written is tried again, and stands in the problems.
+
+mod backoff;
+mod observed;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, info, warn};
+
+use self::backoff::Backoff;
+pub use self::observed::SourceState;
+use crate::{
+    model::{Change, Kind, Node, Object, Problem},
+    pipeline::{Pipeline, ServiceView, Summary, SyncReport},
+    store::Store,
+    telemetry::chain,
+};
+
+/// How long nothing must have changed before a grace period is waited for.
+pub const QUIET: Duration = Duration::from_millis(100);
+/// How long something retired waits at most, even if things are never quiet.
+pub const RECLAIM_LATEST: Duration = Duration::from_secs(1);
+/// The pause before the first retry of a failed write; it doubles up to [`RETRY_LATEST`].
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest pause before a retry.
+pub const RETRY_LATEST: Duration = Duration::from_secs(10);
+
+/// Changes that are taken at once, so that questions and retries get their turn in a flood of changes.
+const BATCH: usize = 1024;
+/// After so many retries in a row without one successful write, the initial state counts as in force without what fails.
+const FRUITLESS_RETRIES: u32 = 5;
+
+/// How far the tables are, and what else in the agent depends on objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The kinds whose initial list has not arrived.
+    pub unlisted: BTreeSet<Kind>,
+    /// All that the initial lists hold is written, except what cannot be.
+    pub in_force: bool,
+    /// The own Node.
+    pub node: Option<Node>,
+}
+
+/// What others may ask the reconciler.
+#[derive(Debug)]
+pub enum Question {
+    /// The state in short.
+    Report(oneshot::Sender<Report>),
+    /// All Services.
+    Services(oneshot::Sender<Vec<ServiceView>>),
+}
+
+/// The state in short.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The pipeline's counts.
+    pub summary: Summary,
+    /// What is wrong now.
+    pub problems: Vec<Problem>,
+    /// The source.
+    pub source: SourceState,
+}
+
+/// The task's state.
+#[derive(Debug)]
+pub struct Reconciler<S> {
+    pipeline: Pipeline,
+    store: S,
+    progress: watch::Sender<Progress>,
+    source: SourceState,
+    retry: Backoff,
+    fruitless: u32,
+    last_change: Instant,
+    /// Since when something is retired.
+    retired_since: Option<Instant>,
+}
+
+impl<S: Store> Reconciler<S> {
+    /// Takes over a pipeline, which may have adopted tables, and the store to write. Needs a tokio runtime.
+    pub fn new(pipeline: Pipeline, store: S) -> (Self, watch::Receiver<Progress>) {
+        let unlisted = Kind::ALL.into_iter().collect();
+        let (progress, watched) = watch::channel(Progress { unlisted, ..Progress::default() });
+        let now = Instant::now();
+        let reconciler = Self {
+            pipeline,
+            store,
+            progress,
+            source: SourceState::new(now),
+            retry: Backoff::new(RETRY_FIRST, RETRY_LATEST),
+            fruitless: 0,
+            last_change: now,
+            retired_since: None,
+        };
+        (reconciler, watched)
+    }
+
+    /// Reconciles until nobody is left who could send a change.
+    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, mut questions: mpsc::Receiver<Question>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                taken = changes.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    self.take_in(batch.drain(..));
+                    self.sync();
+                }
+                () = at(self.retry.due()) => {
+                    self.retry.fire();
+                    self.sync();
+                }
+                () = at(self.reclaim_due()) => self.reclaim(),
+                Some(question) = questions.recv() => self.answer(question),
+            }
+            // Writing does not wait for anything, so the runtime would not get to the other tasks in a flood.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn take_in(&mut self, batch: impl Iterator<Item = Change>) {
+        let now = Instant::now();
+        self.last_change = now;
+        for change in batch {
+            self.source.note(&change, now);
+            self.note_progress(&change);
+            if let Change::Problems { origin, problems } = &change {
+                report_problems(origin, problems);
+            }
+            self.pipeline.apply(change);
+        }
+    }
+
+    /// Publishes what the rest of the agent waits for.
+    fn note_progress(&self, change: &Change) {
+        self.progress.send_if_modified(|progress| match change {
+            Change::Reset(kind, objects) => {
+                let listed = progress.unlisted.remove(kind);
+                let node = objects.iter().find_map(node_of);
+                (*kind == Kind::Node && replace(&mut progress.node, node)) || listed
+            }
+            Change::Apply(object) => {
+                node_of(object).is_some_and(|node| replace(&mut progress.node, Some(node)))
+            }
+            Change::Delete(Kind::Node, _) => replace(&mut progress.node, None),
+            Change::Delete(..) | Change::Problems { .. } | Change::Interfaces(_) | Change::Connected(_) => {
+                false
+            }
+        });
+    }
+
+    fn sync(&mut self) {
+        if !self.pipeline.is_synced() {
+            return;
+        }
+        let report = self.pipeline.sync(&mut self.store);
+        debug!(?report, "reconciled");
+        let now = Instant::now();
+        if report.retired {
+            self.retired_since.get_or_insert(now);
+        }
+        if report.dirty == 0 {
+            if self.retry.reset() {
+                info!("all failed writes have succeeded");
+            }
+        } else if self.retry.schedule(now) {
+            warn!(services = report.dirty, "writes failed; trying again");
+        }
+        self.fruitless = if report.dirty > 0 && report.written == 0 { self.fruitless + 1 } else { 0 };
+        self.judge_initial_state(&report);
+    }
+
+    /// Whether the initial state is in force now. What is blocked while something is retired may fit in a moment.
+    fn judge_initial_state(&self, report: &SyncReport) {
+        let settled = report.dirty == 0 || self.fruitless > FRUITLESS_RETRIES;
+        let room_to_come = report.blocked > 0 && report.retired;
+        if settled && !room_to_come {
+            let first =
+                self.progress.send_if_modified(|progress| !std::mem::replace(&mut progress.in_force, true));
+            if first {
+                let Summary { services, backends, blocked, .. } = self.pipeline.summary();
+                info!(services, backends, blocked, dirty = report.dirty, "the initial state is written");
+            }
+        }
+    }
+
+    fn reclaim_due(&self) -> Option<Instant> {
+        self.retired_since.map(|since| (self.last_change + QUIET).min(since + RECLAIM_LATEST))
+    }
+
+    fn reclaim(&mut self) {
+        match self.pipeline.reclaim(&mut self.store) {
+            Ok(reclaimed) => {
+                self.retired_since = None;
+                debug!(?reclaimed, "freed what was retired");
+                if reclaimed.unblocked > 0 {
+                    self.sync();
+                }
+            }
+            Err(error) => {
+                warn!(error = chain(&error), "waiting for a grace period failed; trying again");
+                let now = Instant::now();
+                self.retired_since = Some(now);
+                // The next attempt comes after the longer of the two pauses.
+                self.last_change = now + RECLAIM_LATEST;
+            }
+        }
+    }
+
+    fn answer(&self, question: Question) {
+        // Whoever asked may have gone away meanwhile.
+        match question {
+            Question::Report(reply) => drop(reply.send(Report {
+                summary: self.pipeline.summary(),
+                problems: self.pipeline.problems(),
+                source: self.source.clone(),
+            })),
+            Question::Services(reply) => drop(reply.send(self.pipeline.services())),
+        }
+    }
+}
+
+/// Sleeps until then; forever without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn node_of(object: &Object) -> Option<Node> {
+    match object {
+        Object::Node(node) => Some(node.clone()),
+        Object::Service(_) | Object::EndpointSlice(_) | Object::Endpoints(..) => None,
+    }
+}
+
+/// Stores a value and says whether it differs from the one before.
+fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let differs = *place != value;
+    *place = value;
+    differs
+}
+
+fn report_problems(origin: &str, problems: &[Problem]) {
+    if problems.is_empty() {
+        info!(origin, "all is well again");
+    }
+    for Problem { object, field, what } in problems {
+        warn!(origin, object, field, "{what}");
+    }
+}
+
+#[cfg(test)]
+mod tests;
