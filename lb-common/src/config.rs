@@ -66,6 +66,8 @@ pub mod programs {
         "connect4",
         "connect6",
     ];
+    /// `cgroup/post_bind*` programs.
+    pub const BIND: [&str; 2] = ["post_bind4", "post_bind6"];
     /// TC ingress on the external devices.
     pub const TC_INGRESS: &str = "tc_ingress";
     /// TC egress on the external devices.
@@ -99,8 +101,14 @@ pub struct Config {
     pub snat_port_last: u16,
     /// The [`LAYOUT_VERSION`] of these maps.
     pub layout_version: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// See [`flags`].
+    pub flags: u32,
+}
+
+/// Bits of [`Config::flags`].
+pub mod flags {
+    /// A process of the host that binds a node port in use gets `EADDRINUSE`.
+    pub const PROTECT_NODE_PORTS: u32 = 1 << 0;
 }
 
 /// Bits of [`NodeAddress::flags`].

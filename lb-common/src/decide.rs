@@ -128,6 +128,19 @@ fn lookup_node_port<T: Tables>(
     Ok(entry)
 }
 
+/// Whether a socket bound to `key` would stand behind a node port: one in use, at an address that answers node ports, or
+/// at all addresses.
+#[inline(always)]
+pub fn is_node_port<T: Tables>(tables: &T, key: &FrontendKey) -> bool {
+    let Some(entry) = lookup(tables, &key.node_port()) else { return false };
+    let unspecified = key.address().words() == key.node_port().address().words();
+    entry.kind == FrontendKind::NodePort as u8
+        && (unspecified
+            || tables
+                .node_address(&key.address())
+                .is_some_and(|node_address| node_address.flags & node_address::NODE_PORTS != 0))
+}
+
 /// Chooses a backend from the set that applies: the client's own with session affinity, else one at random.
 ///
 /// `client` is asked for only if the service has session affinity.

@@ -72,6 +72,7 @@ numbered! {
         RewriteFailed = 31, "rewrite_failed", "the kernel refused to change the packet";
         NoFlow = 32, "no_flow", "a TCP packet to a service that neither opens nor belongs to a known connection";
         Unanswered = 33, "unanswered", "no usable endpoint behind an address that is not the node's: dropped";
+        NodePortTaken = 34, "node_port_taken", "a process of the host tried to bind a node port that is in use";
     }
 }
 

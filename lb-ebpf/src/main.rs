@@ -23,8 +23,8 @@ mod tables;
 mod verdict;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    macros::{cgroup_sock, cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, SockContext, TcContext},
 };
 use socket::{V4, V6};
 
@@ -79,6 +79,18 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     verdict::allow(socket::getpeername::<V6>(&ctx))
+}
+
+/// Binding an IPv4 socket.
+#[cgroup_sock(post_bind4)]
+pub fn post_bind4(ctx: SockContext) -> i32 {
+    verdict::allow_bind(socket::post_bind::<V4>(&ctx))
+}
+
+/// Binding an IPv6 socket.
+#[cgroup_sock(post_bind6)]
+pub fn post_bind6(ctx: SockContext) -> i32 {
+    verdict::allow_bind(socket::post_bind::<V6>(&ctx))
 }
 
 /// What arrives at an external device.

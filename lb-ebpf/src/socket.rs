@@ -3,6 +3,7 @@
 //! The hooks' bodies are the same for both families; [`Family`] is all that differs: how the kernel's context holds
 //! an address.
 
+mod bind;
 mod connect;
 mod datagram;
 mod peer;
@@ -23,6 +24,7 @@ use lb_common::{
 };
 
 pub(crate) use self::{
+    bind::post_bind,
     connect::connect,
     datagram::{recvmsg, sendmsg},
     peer::getpeername,
@@ -106,9 +108,15 @@ fn set_socket_address<F: Family>(ctx: &SockAddrContext, to: &SocketAddress) {
 /// The socket's protocol, if it is one that is translated here.
 #[inline(always)]
 fn protocol(ctx: &SockAddrContext) -> Option<Protocol> {
+    translated(raw(ctx).protocol)
+}
+
+/// The protocol of this number, if it is one that is translated at the socket.
+#[inline(always)]
+fn translated(number: u32) -> Option<Protocol> {
     const TCP: u32 = Protocol::Tcp as u32;
     const UDP: u32 = Protocol::Udp as u32;
-    match raw(ctx).protocol {
+    match number {
         TCP => Some(Protocol::Tcp),
         UDP => Some(Protocol::Udp),
         _ => None,

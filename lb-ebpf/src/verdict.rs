@@ -23,8 +23,9 @@ use crate::{packet::Step, tables::count};
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: Global<u8> = Global::new(0);
 
-/// The error of a refused connection on Linux, on every architecture that eBPF runs on but MIPS, PA-RISC and SPARC.
+/// Errors, on every architecture that eBPF runs on but MIPS, PA-RISC and SPARC (`include/uapi/asm-generic/errno.h`).
 const ECONNREFUSED: i32 = 111;
+const EADDRINUSE: i32 = 98;
 
 /// The hook's return values (`include/uapi/linux/bpf.h`).
 const ALLOW: u32 = 1;
@@ -41,7 +42,7 @@ pub(crate) fn allow_or_refuse(end: Result<Outcome, Reason>) -> i32 {
         Err(reason) => {
             count(reason.number());
             match reason {
-                Reason::NoBackends | Reason::NoLocalBackends | Reason::BrokenTables => refuse(),
+                Reason::NoBackends | Reason::NoLocalBackends | Reason::BrokenTables => refuse(ECONNREFUSED),
                 Reason::NotAService
                 | Reason::OtherProtocol
                 | Reason::NothingToRestore
@@ -56,7 +57,8 @@ pub(crate) fn allow_or_refuse(end: Result<Outcome, Reason>) -> i32 {
                 | Reason::TtlExceeded
                 | Reason::RewriteFailed
                 | Reason::NoFlow
-                | Reason::Unanswered => ALLOW,
+                | Reason::Unanswered
+                | Reason::NodePortTaken => ALLOW,
             }
         }
     };
@@ -91,6 +93,7 @@ pub(crate) fn pass_or_drop(end: Result<Step, Reason>) -> i32 {
                 | Reason::Fragment
                 | Reason::NotIp
                 | Reason::NoFlow
+                | Reason::NodePortTaken
                 // Only at node addresses: the stack refuses what comes to a closed port.
                 | Reason::NoBackends => TC_ACT_UNSPEC,
                 Reason::NoLocalBackends
@@ -109,12 +112,23 @@ pub(crate) fn pass_or_drop(end: Result<Step, Reason>) -> i32 {
     verdict
 }
 
-/// Makes the call fail as a closed port would.
+/// For `bind()`: only a node port in use is refused. Where nothing is, nothing is counted: a bind that has nothing to do
+/// with a service is no decision of ours.
 #[inline(always)]
-fn refuse() -> u32 {
+pub(crate) fn allow_bind(end: Reason) -> i32 {
+    if end != Reason::NodePortTaken {
+        return ALLOW.cast_signed();
+    }
+    count(end.number());
+    bounded(refuse(EADDRINUSE))
+}
+
+/// Makes the call fail with the error; with `EPERM` where the kernel cannot choose.
+#[inline(always)]
+fn refuse(errno: i32) -> u32 {
     if HAS_SET_RETVAL.load() != 0 {
         // SAFETY: a constant in the range that the helper accepts (-4095 to 0).
-        unsafe { bpf_set_retval(-ECONNREFUSED) };
+        unsafe { bpf_set_retval(-errno) };
     }
     REFUSE
 }

@@ -188,6 +188,26 @@ fn node_ports_answer_at_node_addresses_only() {
 }
 
 #[test]
+fn a_node_port_is_taken_at_node_addresses_and_at_all_addresses() {
+    let mut fake = Fake::with(key("0.0.0.0", 30080), FrontendKind::NodePort, Settings::default());
+    fake.node_addresses.insert(address("172.18.0.2"), NodeAddress { flags: node_address::NODE_PORTS });
+    fake.node_addresses.insert(address("172.18.0.9"), NodeAddress { flags: 0 });
+    let cases = [
+        ("0.0.0.0", 30080, true),
+        ("172.18.0.2", 30080, true),
+        ("172.18.0.9", 30080, false),
+        ("10.0.0.1", 30080, false),
+        ("0.0.0.0", 30081, false),
+        ("::", 30080, false),
+    ];
+    for (ip, port, taken) in cases {
+        assert_eq!(is_node_port(&fake, &key(ip, port)), taken, "{ip}:{port}");
+    }
+    let other = Fake::with(key("10.96.0.1", 80), FrontendKind::ClusterIp, Settings::default());
+    assert!(!is_node_port(&other, &key("10.96.0.1", 80)));
+}
+
+#[test]
 fn a_frontend_at_a_node_address_wins_over_the_node_port() {
     let mut fake = Fake::with(key("172.18.0.2", 30080), FrontendKind::ExternalIp, Settings::default());
     fake.node_addresses.insert(address("172.18.0.2"), NodeAddress { flags: node_address::NODE_PORTS });
