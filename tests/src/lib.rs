@@ -9,6 +9,7 @@
 //! server, probe ── process       who answers, and who asks and reports what an application sees
 //! agent ── bpffs, process        the `sockeye` under test, and what it logs
 //! dump                           what the pinned maps hold
+//! controlplane                   a real API server with its controllers, and pods without containers
 //! ```
 //!
 //! Root is needed. Without it every guard fails with one clear line; nothing is skipped. A kernel that is too old for a
@@ -17,6 +18,7 @@
 pub mod agent;
 pub mod bpffs;
 pub mod cgroup;
+pub mod controlplane;
 pub mod dump;
 pub mod manifests;
 pub mod netns;
