@@ -1,0 +1,55 @@
+//! What operators apply: valid, enough, and not more than needed. The world has applied it, and the agent has the
+//! identity that it makes.
+
+use anyhow::{Result, ensure};
+use lb_tests::wait;
+
+use crate::{case::Case, world::deploy_folder};
+
+const NAMESPACE: &str = "sockeye-system";
+
+pub(crate) fn manifests_are_valid(case: &mut Case<'_>) -> Result<()> {
+    // Unknown and doubled fields are errors; without a change there is nothing that the server would fill in otherwise.
+    let applied = case.world.plane.kubectl().run(&[
+        "apply",
+        "--dry-run=server",
+        "--validate=strict",
+        "-k",
+        &deploy_folder(),
+    ])?;
+    ensure!(applied.contains("daemonset.apps/sockeye"), "{applied}");
+    Ok(())
+}
+
+/// Tainted nodes and nodes that are not ready included: one without an agent has no Services.
+pub(crate) fn applies_to_every_node(case: &mut Case<'_>) -> Result<()> {
+    let kubectl = case.kubectl.in_namespace(NAMESPACE);
+    kubectl.run(&["taint", "node", "node-b", "--overwrite", "dedicated=gpu:NoExecute"])?;
+    wait::until("a pod for every node", wait::SOON, || {
+        let wanted = kubectl.get(&["daemonset", "sockeye"])?["status"]["desiredNumberScheduled"].take();
+        ensure!(wanted == 2, "{wanted} of 2 nodes");
+        Ok(Some(()))
+    })?;
+    kubectl.run(&["taint", "node", "node-b", "dedicated-"]).map(drop)
+}
+
+pub(crate) fn agent_can_only_read(case: &mut Case<'_>) -> Result<()> {
+    let kubectl = case.world.plane.kubectl_as("agent");
+    for resource in ["services", "endpoints", "nodes", "endpointslices.discovery.k8s.io"] {
+        for (verb, wanted) in [
+            ("get", true),
+            ("list", true),
+            ("watch", true),
+            ("create", false),
+            ("patch", false),
+            ("update", false),
+            ("delete", false),
+        ] {
+            // Exits with 1 for "no".
+            let allowed = kubectl.run(&["auth", "can-i", "--all-namespaces", verb, resource]).is_ok();
+            ensure!(allowed == wanted, "can {verb} {resource}: {allowed}");
+        }
+    }
+    ensure!(kubectl.run(&["get", "secrets", "--all-namespaces"]).is_err(), "it can read secrets");
+    Ok(())
+}

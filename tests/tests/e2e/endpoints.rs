@@ -1,0 +1,83 @@
+//! Hand-made Endpoints: of a Service without selector, with an address outside the cluster.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use lb_tests::{controlplane::pod_network::OUTSIDE_ADDRESS, probe::Kind, wait};
+use serde_json::{Value, json};
+
+use crate::{
+    case::{Case, http_port, names, pod, service_without_selector},
+    world::OUTSIDE,
+};
+
+pub(crate) fn outside_the_cluster_mirrored(case: &mut Case<'_>) -> Result<()> {
+    let database = begin(case, &json!({}))?;
+    follows_its_endpoints(case, database)?;
+    wait_slices(case, 0)
+}
+
+/// The label asks the mirroring controller to leave it alone: there is no slice, only the Endpoints object.
+pub(crate) fn outside_the_cluster_not_mirrored(case: &mut Case<'_>) -> Result<()> {
+    let database = begin(case, &json!({ "endpointslice.kubernetes.io/skip-mirror": "true" }))?;
+    follows_its_endpoints(case, database)
+}
+
+/// A cluster may run without the mirroring controller, and get it later: Endpoints and slice are one backend.
+pub(crate) fn mirroring_switched_off_and_on(case: &mut Case<'_>) -> Result<()> {
+    case.world.plane.start_controllers(false)?;
+    let database = begin(case, &json!({}))?;
+    case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0]))?;
+    wait_slices(case, 0)?;
+
+    case.world.plane.start_controllers(true)?;
+    wait_slices(case, 1)?;
+    case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0]))?;
+    case.kubectl.delete(&["endpoints", "database"])?;
+    case.world.refused(Kind::Tcp, database)
+}
+
+/// Makes the Service and its Endpoints, and returns the address.
+fn begin(case: &Case<'_>, labels: &Value) -> Result<SocketAddr> {
+    case.apply(&[
+        service_without_selector("database", &json!({ "ports": [{ "port": 5432 }] })),
+        endpoints(labels, &[&OUTSIDE_ADDRESS.to_string()]),
+    ])?;
+    case.service("database")?.at(5432)
+}
+
+fn follows_its_endpoints(case: &mut Case<'_>, database: SocketAddr) -> Result<()> {
+    case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0]))?;
+
+    case.apply(&[pod("inside", "inside", &http_port())])?;
+    case.ready_pods("inside", 1)?;
+    let inside = case.kubectl.run(&["get", "pod", "inside", "-o", "jsonpath={.status.podIP}"])?;
+    let labels = case.kubectl.get(&["endpoints", "database"])?["metadata"]["labels"].take();
+    case.apply(&[endpoints(&labels, &[&OUTSIDE_ADDRESS.to_string(), &inside])])?;
+    case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0, "inside"]))?;
+    case.apply(&[endpoints(&labels, &[&inside])])?;
+    case.world.both_reach(Kind::Tcp, database, &names(&["inside"]))?;
+
+    case.kubectl.delete(&["endpoints", "database"])?;
+    case.world.refused(Kind::Tcp, database)?;
+    case.kubectl.delete(&["service", "database"])?;
+    case.world.not_a_service(Kind::Tcp, database)
+}
+
+fn endpoints(labels: &Value, addresses: &[&str]) -> Value {
+    let addresses: Vec<_> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": { "name": "database", "labels": labels },
+        "subsets": [{ "addresses": addresses, "ports": [{ "port": OUTSIDE.1 }] }],
+    })
+}
+
+/// Waits until the API server has that many slices of the Service.
+fn wait_slices(case: &Case<'_>, count: usize) -> Result<()> {
+    wait::until(&format!("{count} slices"), wait::SOON, || {
+        let list = case.kubectl.get(&["endpointslices", "--selector=kubernetes.io/service-name=database"])?;
+        Ok((list["items"].as_array().map(Vec::len) == Some(count)).then_some(()))
+    })
+}

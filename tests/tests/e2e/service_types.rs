@@ -1,0 +1,136 @@
+//! The types of Services, and changes from one to another.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use lb_tests::probe::Kind;
+use serde_json::json;
+
+use crate::case::{Case, deployment, http_port, names, pod, service};
+
+pub(crate) fn node_port(case: &mut Case<'_>) -> Result<()> {
+    let ports = json!([
+        { "name": "http", "port": 80, "targetPort": 8080 },
+        { "name": "echo", "port": 7, "targetPort": 7, "protocol": "UDP" },
+    ]);
+    let containers = json!([{ "containerPort": 8080 }, { "containerPort": 7, "protocol": "UDP" }]);
+    case.apply(&[
+        deployment("web", 2, &containers),
+        service("web", json!({ "type": "NodePort", "ipFamilyPolicy": "PreferDualStack", "ports": ports })),
+    ])?;
+    let pods = case.ready_pods("web", 2)?;
+    let web = case.service("web")?;
+    case.world.both_reach(Kind::Tcp, web.at(80)?, &pods)?;
+    for to in web.node_ports(80)? {
+        case.world.both_reach(Kind::Tcp, to, &pods)?;
+    }
+    for to in web.node_ports(7)? {
+        case.world.both_reach(Kind::Udp, to, &pods)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn load_balancer_and_external_ips(case: &mut Case<'_>) -> Result<()> {
+    let ports = json!([{ "port": 80, "targetPort": "http" }]);
+    case.apply(&[
+        deployment("web", 2, &http_port()),
+        service("web", json!({ "type": "LoadBalancer", "externalIPs": ["198.51.100.77"], "ports": ports })),
+    ])?;
+    let pods = case.ready_pods("web", 2)?;
+    let web = case.service("web")?;
+    let (balancer, external): (SocketAddr, SocketAddr) =
+        ("198.51.100.20:80".parse()?, "198.51.100.77:80".parse()?);
+    case.world.both_reach(Kind::Tcp, external, &pods)?;
+    case.world.not_a_service(Kind::Tcp, balancer)?;
+
+    // What a cloud's controller does once the address is there.
+    case.kubectl.patch_status(
+        &["service", "web"],
+        &json!({ "loadBalancer": { "ingress": [{ "ip": "198.51.100.20" }] } }),
+    )?;
+    case.world.both_reach(Kind::Tcp, balancer, &pods)?;
+    case.world.both_reach(Kind::Tcp, web.at(80)?, &pods)?;
+    let [node_port, _] = web.node_ports(80)?;
+    case.world.both_reach(Kind::Tcp, node_port, &pods)?;
+
+    case.kubectl.patch_status(&["service", "web"], &json!({ "loadBalancer": { "ingress": null } }))?;
+    case.world.not_a_service(Kind::Tcp, balancer)?;
+    case.kubectl.patch(&["service", "web"], &json!({ "spec": { "externalIPs": null } }))?;
+    case.world.not_a_service(Kind::Tcp, external)?;
+    case.world.both_reach(Kind::Tcp, web.at(80)?, &pods)
+}
+
+pub(crate) fn types_change_and_back(case: &mut Case<'_>) -> Result<()> {
+    let ports = json!([{ "port": 80, "targetPort": "http" }]);
+    case.apply(&[pod("a", "web", &http_port()), service("web", json!({ "ports": ports }))])?;
+    case.ready_pods("web", 1)?;
+    let (web, a) = (["service", "web"], names(&["a"]));
+    let first = case.service("web")?.at(80)?;
+    case.world.both_reach(Kind::Tcp, first, &a)?;
+
+    case.kubectl.patch(&web, &json!({ "spec": { "type": "NodePort" } }))?;
+    let [node_port, _] = case.service("web")?.node_ports(80)?;
+    case.world.both_reach(Kind::Tcp, node_port, &a)?;
+    case.world.both_reach(Kind::Tcp, first, &a)?;
+
+    let alias = json!({ "type": "ExternalName", "externalName": "example.org", "clusterIP": null, "clusterIPs": null });
+    case.kubectl.patch(&web, &json!({ "spec": alias }))?;
+    case.world.not_a_service(Kind::Tcp, first)?;
+    // Nothing listens at the node's own port.
+    case.world.refused(Kind::Tcp, node_port)?;
+
+    case.kubectl
+        .patch(&web, &json!({ "spec": { "type": "ClusterIP", "externalName": null, "ports": ports } }))?;
+    let second = case.service("web")?.at(80)?;
+    case.world.both_reach(Kind::Tcp, second, &a)?;
+
+    case.kubectl.patch(&web, &json!({ "spec": { "type": "NodePort" } }))?;
+    let [node_port, _] = case.service("web")?.node_ports(80)?;
+    case.world.both_reach(Kind::Tcp, node_port, &a)?;
+    case.kubectl.patch(&web, &json!({ "spec": { "type": "ClusterIP" } }))?;
+    case.world.refused(Kind::Tcp, node_port)?;
+    case.world.both_reach(Kind::Tcp, second, &a)
+}
+
+pub(crate) fn deleted_and_made_again(case: &mut Case<'_>) -> Result<()> {
+    let ports = json!([{ "port": 80, "targetPort": "http" }]);
+    case.apply(&[
+        pod("a", "web", &http_port()),
+        pod("b", "other", &http_port()),
+        service("web", json!({ "ports": ports })),
+    ])?;
+    case.ready_pods("web", 1)?;
+    case.ready_pods("other", 1)?;
+    let web = case.service("web")?.at(80)?;
+    case.world.both_reach(Kind::Tcp, web, &names(&["a"]))?;
+    case.kubectl.delete(&["service", "web"])?;
+    case.world.not_a_service(Kind::Tcp, web)?;
+    // The same name and address, other Pods.
+    case.apply(&[service(
+        "web",
+        json!({ "clusterIP": web.ip(), "selector": { "app": "other" }, "ports": ports }),
+    )])?;
+    case.world.both_reach(Kind::Tcp, web, &names(&["b"]))
+}
+
+pub(crate) fn headless_is_left_alone(case: &mut Case<'_>) -> Result<()> {
+    let ports = json!([{ "port": 80, "targetPort": "http" }]);
+    let mut plain = service("web", json!({ "ports": ports }));
+    plain["metadata"]["name"] = json!("plain");
+    case.apply(&[
+        pod("a", "web", &http_port()),
+        service("web", json!({ "clusterIP": "None", "ports": ports })),
+        plain,
+    ])?;
+    case.ready_pods("web", 1)?;
+    // The second Service tells when the agent has seen both.
+    let plain = case.service("plain")?.at(80)?;
+    case.world.both_reach(Kind::Tcp, plain, &names(&["a"]))?;
+    let services = case.world.agent.json(&["service", "list"])?.to_string();
+    let namespace = &case.namespace;
+    ensure!(services.contains(namespace), "the Service with an address is listed: {services}");
+    ensure!(!services.contains(&format!("{namespace}/web")), "the headless one has no frontend: {services}");
+    let problems = case.world.agent.status()?["problems"].to_string();
+    ensure!(!problems.contains(namespace), "neither is a problem: {problems}");
+    Ok(())
+}
