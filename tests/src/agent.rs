@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use lb_userspace::status::{ProblemStatus, Request, ServiceList, State, Status, client::ask};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -56,6 +57,11 @@ impl<'a> Installation<'a> {
     /// Where a map is pinned.
     pub fn map_path(&self, map: &str) -> PathBuf {
         self.pin_path().join(map)
+    }
+
+    /// The cgroup that it serves: `--cgroup`.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
     }
 
     /// Where its agent answers: `--socket`.
@@ -112,8 +118,8 @@ impl<'a> Installation<'a> {
                 return Ok(Some(Err(status)));
             }
             let status = self.status()?;
-            // A killed predecessor's socket may still lie there, but nobody answers on it.
-            let ready = status["state"] == "ready" && status["agent"]["pid"] == pid;
+            // While a predecessor ends, it may still be the one that answers.
+            let ready = status.state == State::Ready && status.agent.is_some_and(|agent| agent.pid == pid);
             Ok(ready.then_some(Ok(())))
         });
         match ready {
@@ -138,34 +144,39 @@ impl<'a> Installation<'a> {
         })
     }
 
-    /// `sockeye status -o json`.
-    pub fn status(&self) -> Result<Value> {
-        self.json(&["status"])
+    /// What the agent says of itself; asked on its socket.
+    pub fn status(&self) -> Result<Status> {
+        ask(&self.socket(), Request::Status).context("asking the agent for its status")
     }
 
-    /// Waits until the status lists a problem whose object, field and text contain these words; gives all problems.
-    pub fn wait_problem(&self, object: &str, field: &str, what: &str) -> Result<Value> {
-        wait::until(&format!("the problem of {object} at {field}: {what}"), wait::SOON, || {
-            let problems = self.status()?["problems"].take();
-            let there = problems.as_array().is_some_and(|all| {
-                all.iter().any(|problem| {
-                    let has = |key: &str, part: &str| problem[key].as_str().unwrap_or("").contains(part);
-                    has("object", object) && has("field", field) && has("what", what)
-                })
-            });
-            ensure!(there, "the problems are {problems:#}");
-            Ok(Some(problems))
+    /// The Services as the agent sees them; asked on its socket.
+    pub fn services(&self) -> Result<ServiceList> {
+        ask(&self.socket(), Request::Services).context("asking the agent for its services")
+    }
+
+    /// Waits until the status lists a problem whose line contains all these words; gives the line.
+    pub fn wait_problem(&self, words: &[&str]) -> Result<String> {
+        wait::until(&format!("a problem with the words {words:?}"), wait::SOON, || {
+            let lines: Vec<_> = self.status()?.problems.iter().map(problem_line).collect();
+            let found = lines.iter().find(|line| words.iter().all(|word| line.contains(word)));
+            Ok(Some(found.with_context(|| format!("the problems are {lines:#?}"))?.clone()))
         })
     }
 
     /// Waits until the status lists no problem.
     pub fn wait_no_problem(&self) -> Result<()> {
         wait::until("all problems to be gone", wait::SOON, || {
-            let problems = self.status()?["problems"].take();
-            ensure!(problems == Value::Array(Vec::new()), "the problems are {problems:#}");
+            let problems = self.status()?.problems;
+            ensure!(problems.is_empty(), "the problems are {problems:#?}");
             Ok(Some(()))
         })
     }
+}
+
+/// `object: field: what`.
+fn problem_line(problem: &ProblemStatus) -> String {
+    let ProblemStatus { object, field, what } = problem;
+    if field.is_empty() { format!("{object}: {what}") } else { format!("{object}: {field}: {what}") }
 }
 
 impl Agent {

@@ -69,7 +69,7 @@ pub fn address(value: &Value) -> Result<IpAddr> {
 /// Reads a port of a dump: two bytes in network order.
 pub fn port(value: &Value) -> Result<u16> {
     let bytes: Vec<u8> =
-        serde_json::from_value(value["__0"].clone()).with_context(|| format!("a port: {value}"))?;
+        serde_json::from_value(value["bytes"].clone()).with_context(|| format!("a port: {value}"))?;
     ensure!(bytes.len() == 2, "a port of two bytes: {value}");
     Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
 }

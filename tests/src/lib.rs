@@ -18,6 +18,7 @@
 pub mod agent;
 pub mod bpffs;
 pub mod cgroup;
+pub mod cluster;
 pub mod controlplane;
 pub mod dump;
 pub mod manifests;

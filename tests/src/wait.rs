@@ -71,6 +71,14 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
+/// Waits for an interrupt; the next one counts anew.
+pub fn for_interrupt() {
+    // A signal that arrives between a look and a pause would be lost, so this looks often instead.
+    while !INTERRUPTED.swap(false, Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// Fails once the user has interrupted.
 pub fn check_interrupt() -> Result<()> {
     if interrupted() {
