@@ -220,6 +220,16 @@ impl Kernel {
         EbpfLogger::init(&mut self.ebpf).ok().map(ProgramLog::new)
     }
 
+    /// The kernel's numbers of the maps, by name.
+    pub fn map_ids(&self) -> Result<Vec<(&'static str, u32)>, KernelError> {
+        let id = |name| {
+            let map = self.ebpf.map(name)?;
+            let info = crate::store::kernel::data(map).and_then(MapData::info);
+            Some(info.map(|info| (name, info.id())).map_err(KernelError::map("looking at", name)))
+        };
+        maps::ALL.into_iter().filter_map(id).collect()
+    }
+
     /// The pin directory.
     pub fn bpffs(&self) -> &Path {
         self.pins.root()

@@ -23,7 +23,7 @@ use super::{
     pins::{self, Pins, device_of},
     requirements,
 };
-use crate::store::{Tables, kernel::TableMaps};
+use crate::store::{Capacity, Tables, kernel::TableMaps};
 
 /// The maps of the generation in force.
 #[derive(Debug)]
@@ -88,6 +88,11 @@ impl PinnedMaps {
     /// What the tables hold. While the agent writes, a set may be read from slots that are used again already.
     pub fn tables(&self) -> Result<Tables, KernelError> {
         self.tables.read().map_err(KernelError::Copy)
+    }
+
+    /// How much fits into the tables.
+    pub const fn capacity(&self) -> Capacity {
+        self.tables.capacity()
     }
 
     /// How often each outcome and reason happened, by number, summed over the CPUs.

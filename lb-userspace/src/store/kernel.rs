@@ -148,6 +148,11 @@ impl TableMaps {
         })
     }
 
+    /// How much fits.
+    pub(crate) const fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
     /// What the tables hold. While somebody writes, a set may be read from slots that are used again already.
     pub(crate) fn read(&self) -> Result<Tables, StoreError> {
         let services = self.services_in_use()?;
