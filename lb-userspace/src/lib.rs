@@ -10,6 +10,8 @@
 //!
 //! `kube` and `k8s_openapi` appear only in [`source`]; `aya` only in [`kernel`] and `store::kernel`.
 
+pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod desired;
 pub mod kernel;
@@ -23,3 +25,4 @@ pub mod source;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod version;

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use self::backoff::Backoff;
+pub(crate) use self::backoff::Backoff;
 pub use self::observed::SourceState;
 use crate::{
     model::{Change, Kind, Node, Object, Problem},
@@ -116,7 +116,7 @@ impl<S: Store> Reconciler<S> {
                     self.take_in(batch.drain(..));
                     self.sync();
                 }
-                () = at(self.retry.due()) => {
+                () = self.retry.wait() => {
                     self.retry.fire();
                     self.sync();
                 }
@@ -254,10 +254,10 @@ fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
 
 fn report_problems(origin: &str, problems: &[Problem]) {
     if problems.is_empty() {
-        info!(origin, "all is well again");
+        info!(object = origin, "all is well again");
     }
     for Problem { object, field, what } in problems {
-        warn!(origin, object, field, "{what}");
+        warn!(object, field, "{what}");
     }
 }
 

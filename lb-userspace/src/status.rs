@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub mod client;
+pub mod from_kernel;
 pub mod from_pipeline;
 pub mod server;
 mod table;
@@ -164,7 +165,9 @@ pub struct FeatureStatus {
     pub found: bool,
     /// Whether Sockeye refuses to start without it.
     pub required: bool,
-    /// What works differently without it, and since which version kernels have it.
+    /// The first kernel that has it; distributions may have it earlier.
+    pub since: String,
+    /// What it is for; if it is not required, what happens without it.
     pub meaning: String,
 }
 

@@ -170,7 +170,8 @@ pub(super) struct DatapathFlags {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Log")]
 pub struct LogFlags {
-    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,lb_userspace=debug`
+    /// What is logged: error, warn, info, debug, trace, or a filter that names modules and libraries
+    /// (`info,lb_userspace::reconcile=debug,kube_client=debug`)
     #[arg(long, value_name = "FILTER", env = "SOCKEYE_LOG", default_value = "info")]
     pub(super) log: String,
 

@@ -1,6 +1,9 @@
 //! The facts of the machine that defaults come from.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 /// What defaults are derived from. Gathered once, so that resolving flags is pure.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +40,17 @@ impl Machine {
             mounts.into_iter().filter(|mount| mount.levels_up == highest).map(|mount| mount.point).collect();
         let usual = points.iter().position(|point| point.as_os_str() == "/sys/fs/cgroup");
         Some(points.swap_remove(usual.unwrap_or(0)))
+    }
+
+    /// The depth of a cgroup below the root of the hierarchy; its path must be free of symbolic links.
+    ///
+    /// What lies above the root of a cgroup namespace that nothing shows cannot be counted: zero there, too.
+    pub fn cgroup_level(&self, cgroup: &Path) -> u32 {
+        let mounts = self.mounts.lines().filter_map(cgroup2_mount);
+        let depths =
+            mounts.filter_map(|mount| Some(cgroup.strip_prefix(mount.point).ok()?.components().count()));
+        // Of mounts inside each other, the innermost shows the cgroup.
+        depths.min().unwrap_or(0) as u32
     }
 }
 

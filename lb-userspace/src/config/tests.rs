@@ -211,6 +211,25 @@ fn the_cgroup_root_is_the_hosts() {
 }
 
 #[test]
+fn a_cgroup_has_its_depth_below_its_mount() {
+    let machine = Machine {
+        mounts:
+            "1 0 0:1 / /sys/fs/cgroup rw - cgroup2 c rw\n2 0 0:1 / /sys/fs/cgroup/unified rw - cgroup2 c rw\n"
+                .to_owned(),
+        ..Machine::default()
+    };
+    for (path, level) in [
+        ("/sys/fs/cgroup", 0),
+        ("/sys/fs/cgroup/system.slice", 1),
+        ("/sys/fs/cgroup/unified", 0),
+        ("/sys/fs/cgroup/unified/test/node", 2),
+        ("/elsewhere/a/b", 0),
+    ] {
+        assert_eq!(machine.cgroup_level(Path::new(path)), level, "{path}");
+    }
+}
+
+#[test]
 fn load_needs_no_source() {
     let words = "sockeye --cgroup /cg --devices eth0 --pin".split_whitespace();
     let config = Load::try_parse_from(words).unwrap().flags.resolve(&Machine::default()).unwrap();

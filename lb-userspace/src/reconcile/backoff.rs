@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// A pause that doubles from a first to a longest one.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
     pause: Duration,
@@ -14,31 +14,34 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, longest: Duration) -> Self {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, pause: first, due: None }
     }
 
-    /// When the next attempt is due; none: nothing is to be tried again.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+    /// Waits until the next attempt is due; forever if there is nothing to try again.
+    pub(crate) async fn wait(&self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The due attempt is made now.
-    pub(super) fn fire(&mut self) {
+    pub(crate) fn fire(&mut self) {
         self.due = None;
         self.pause = (self.pause * 2).min(self.longest);
     }
 
     /// There is something to try again. An attempt that is already due stays so: attempts that changes cause in
     /// between neither hasten nor delay it. Says whether this is the first failure after all was well.
-    pub(super) fn schedule(&mut self, now: Instant) -> bool {
+    pub(crate) fn schedule(&mut self, now: Instant) -> bool {
         let first = self.due.is_none() && self.pause == self.first;
         self.due.get_or_insert(now + self.pause);
         first
     }
 
     /// All is well. Says whether it was not before.
-    pub(super) fn reset(&mut self) -> bool {
+    pub(crate) fn reset(&mut self) -> bool {
         let failing = self.due.is_some() || self.pause != self.first;
         self.due = None;
         self.pause = self.first;
@@ -61,12 +64,12 @@ mod tests {
                 !backoff.schedule(now + Duration::from_millis(1)),
                 "a failure in between is no first one"
             );
-            assert_eq!(backoff.due(), Some(now + Duration::from_millis(millis)));
+            assert_eq!(backoff.due, Some(now + Duration::from_millis(millis)));
             backoff.fire();
-            assert_eq!(backoff.due(), None);
+            assert_eq!(backoff.due, None);
         }
         assert!(backoff.reset());
         assert!(backoff.schedule(now));
-        assert_eq!(backoff.due(), Some(now + Duration::from_millis(100)));
+        assert_eq!(backoff.due, Some(now + Duration::from_millis(100)));
     }
 }

@@ -13,9 +13,9 @@ impl Table for Status {
         let mut text = self.headline();
         text.push('\n');
         text.push_str(&self.facts().render(0));
+        section(&mut text, "Missing in this kernel", &self.missing_columns());
         for (title, columns) in [
             ("Tables", self.table_columns()),
-            ("Kernel features", self.feature_columns()),
             ("Attached programs", self.attachment_columns()),
             ("Outcomes", self.outcome_columns()),
         ] {
@@ -60,7 +60,9 @@ impl Status {
             let addresses = if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
             facts.row(["Translated sources", &addresses]);
         }
-        facts.row(["Kernel", &self.kernel.release]);
+        let found = self.kernel.features.iter().filter(|feature| feature.found);
+        let found: Vec<_> = found.map(|feature| feature.name.as_str()).collect();
+        facts.row(["Kernel", &format!("{} with {}", self.kernel.release, found.join(", "))]);
         facts
     }
 
@@ -74,15 +76,12 @@ impl Status {
         columns
     }
 
-    fn feature_columns(&self) -> Columns {
-        let mut columns = Columns::with_heading(["FEATURE", "STATE", "MEANING"]);
-        for feature in &self.kernel.features {
-            let state = match (feature.found, feature.required) {
-                (true, _) => "found",
-                (false, true) => "MISSING, required",
-                (false, false) => "missing",
-            };
-            columns.row([&feature.name, state, &feature.meaning]);
+    fn missing_columns(&self) -> Columns {
+        let mut columns = Columns::with_heading(["FEATURE", "SINCE", "MEANING"]);
+        for feature in self.kernel.features.iter().filter(|feature| !feature.found) {
+            let needed = if feature.required { ", required" } else { "" };
+            let since = format!("{}{needed}", feature.since);
+            columns.row([&feature.name, &since, &feature.meaning]);
         }
         columns
     }

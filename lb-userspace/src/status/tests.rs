@@ -50,12 +50,10 @@ fn status() -> Status {
         tables: vec![TableStatus { map: "FRONTENDS".to_owned(), used: 1, capacity: 131_072 }],
         kernel: KernelStatus {
             release: "6.18.0".to_owned(),
-            features: vec![FeatureStatus {
-                name: "tcx".to_owned(),
-                found: false,
-                required: false,
-                meaning: "filters of clsact serve clients from outside instead (kernel 6.6)".to_owned(),
-            }],
+            features: vec![
+                feature("links", "5.7", true, "programs stay attached without the agent"),
+                feature("tcx", "6.6", false, "north-south programs as links; without it as clsact filters"),
+            ],
         },
         attachments: vec![Attachment {
             program: "connect4".to_owned(),
@@ -73,6 +71,16 @@ fn status() -> Status {
             field: "spec.clusterIP".to_owned(),
             what: "10.96.0.300 is no IP address; the service is left out".to_owned(),
         }],
+    }
+}
+
+fn feature(name: &str, since: &str, found: bool, meaning: &str) -> FeatureStatus {
+    FeatureStatus {
+        name: name.to_owned(),
+        found,
+        required: false,
+        since: since.to_owned(),
+        meaning: meaning.to_owned(),
     }
 }
 
@@ -226,15 +234,15 @@ fn status_for_people() {
         Source              cluster /etc/kubernetes/kubelet.conf, not reachable for 1m00s, never heard of
         Node                worker-7, zone a
         Translated sources  192.0.2.7, 2001:db8::7
-        Kernel              6.18.0
+        Kernel              6.18.0 with links
+
+        Missing in this kernel
+          FEATURE  SINCE  MEANING
+          tcx      6.6    north-south programs as links; without it as clsact filters
 
         Tables
           MAP        USED  CAPACITY  FULL
           FRONTENDS  1     131072    1%
-
-        Kernel features
-          FEATURE  STATE    MEANING
-          tcx      missing  filters of clsact serve clients from outside instead (kernel 6.6)
 
         Attached programs
           PROGRAM   ID  LINK  WHERE
@@ -263,15 +271,15 @@ fn status_without_an_agent_says_so_first() {
     };
     expect![[r#"
         the agent is not running; this is what is pinned in the kernel
-        Kernel  6.18.0
+        Kernel  6.18.0 with links
+
+        Missing in this kernel
+          FEATURE  SINCE  MEANING
+          tcx      6.6    north-south programs as links; without it as clsact filters
 
         Tables
           MAP        USED  CAPACITY  FULL
           FRONTENDS  1     131072    1%
-
-        Kernel features
-          FEATURE  STATE    MEANING
-          tcx      missing  filters of clsact serve clients from outside instead (kernel 6.6)
 
         Attached programs
           PROGRAM   ID  LINK  WHERE
@@ -328,10 +336,18 @@ fn status_for_programs() {
             "release": "6.18.0",
             "features": [
               {
+                "name": "links",
+                "found": true,
+                "required": false,
+                "since": "5.7",
+                "meaning": "programs stay attached without the agent"
+              },
+              {
                 "name": "tcx",
                 "found": false,
                 "required": false,
-                "meaning": "filters of clsact serve clients from outside instead (kernel 6.6)"
+                "since": "6.6",
+                "meaning": "north-south programs as links; without it as clsact filters"
               }
             ]
           },

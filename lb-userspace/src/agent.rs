@@ -1,0 +1,263 @@
+//! The node agent: wires source, reconciler, kernel and status together, and decides the order of a start.
+//!
+//! ```text
+//! source ──┐                                  ┌── status socket
+//! netlink ─┴→ changes → reconciler → store    │      asks both
+//!                          │ progress         │
+//!                          └──→ datapath (configure, activate, devices)
+//! ```
+//!
+//! Nothing that is in force changes before all initial lists have arrived and are written. Once started, the agent ends
+//! only on a signal or a defect of its own: trouble with the API server, a device or a write is told and tried again.
+
+mod answers;
+mod datapath;
+pub(crate) mod source_address;
+pub(crate) mod switches;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tracing::{info, warn};
+
+use self::{
+    answers::{Answers, Facts},
+    datapath::Datapath,
+    switches::Host,
+};
+use crate::{
+    config::{Config, Instance, SourceConfig},
+    kernel::{Kernel, KernelConfig, KernelError},
+    model::Change,
+    netlink::{self, NetlinkError},
+    pipeline::{Pipeline, PipelineSettings},
+    reconcile::Reconciler,
+    source::{
+        self,
+        allocate::Pools,
+        cluster::{self, Client, ClusterConfig, ClusterError},
+        folder::{FolderError, FolderSource},
+    },
+    status::{
+        SourceKind,
+        server::{Server, ServerError},
+    },
+    store::{Capacity, Store as _, StoreError},
+    telemetry::chain,
+};
+
+/// Questions that may wait; the status server has fewer clients at a time.
+const QUESTIONS: usize = 16;
+
+/// Why the agent cannot start, or has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The kernel's side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The pinned tables cannot be read.
+    #[error("reading the tables pinned in {} (`sockeye cleanup` removes them)", bpffs.display())]
+    Adopt {
+        /// Where they are pinned.
+        bpffs: PathBuf,
+        /// The cause.
+        #[source]
+        source: StoreError,
+    },
+    /// The folder of manifests.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The way to the API server.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The status socket.
+    #[error(transparent)]
+    Status(#[from] ServerError),
+    /// The node's interfaces.
+    #[error("looking at the node's interfaces")]
+    Interfaces(#[from] NetlinkError),
+    /// Signals cannot be waited for.
+    #[error("waiting for signals")]
+    Signals(#[source] std::io::Error),
+    /// A part of the agent ended by itself: a defect.
+    #[error("the agent's {part} has ended; please report this")]
+    Ended {
+        /// Which part.
+        part: &'static str,
+    },
+}
+
+/// Where objects come from, ready to start.
+enum Source {
+    Folder(FolderSource),
+    Cluster(Client, ClusterConfig),
+}
+
+/// Runs until SIGTERM or SIGINT. Translation goes on afterwards.
+pub async fn run(config: Config) -> Result<(), AgentError> {
+    let stop = stop_signal()?;
+    let Config { instance, source, node_name, node_ips, node_port_addresses, external_ips, datapath, log: _ } =
+        config;
+    let facts = Facts::new(&instance, &node_name);
+    let node_name: Arc<str> = node_name.into();
+    let (source, origin) = open_source(source, &node_name).await?;
+    let interfaces = netlink::read(&datapath.devices).await?;
+    let mut kernel = Kernel::prepare(&kernel_config(&instance, &datapath))?;
+    let server = Server::bind(&instance.socket)?;
+    report_features(&kernel);
+
+    let store = kernel.store()?;
+    let settings = PipelineSettings { node_name: Arc::clone(&node_name), node_port_addresses, external_ips };
+    let mut pipeline = Pipeline::new(settings, store.capacity());
+    if kernel.reused() {
+        let tables =
+            store.read().map_err(|source| AgentError::Adopt { bpffs: instance.bpffs.clone(), source })?;
+        info!(frontends = tables.frontends.len(), "going on with the tables of an earlier agent");
+        pipeline.adopt(tables);
+    }
+
+    let (changes, arrived) = source::channel();
+    let (reconciler_questions, asked_reconciler) = mpsc::channel(QUESTIONS);
+    let (datapath_questions, asked_datapath) = mpsc::channel(QUESTIONS);
+    let (devices, watched_devices) = watch::channel(interfaces.devices);
+    let (ready, watched_ready) = watch::channel(false);
+    let (reconciler, progress) = Reconciler::new(pipeline, store);
+
+    let mut parts = JoinSet::new();
+    spawn_source(&mut parts, source, changes.clone());
+    parts.spawn(netlink::follow(datapath.devices.clone(), changes.clone(), devices).map(|()| Ok("netlink")));
+    parts.spawn(reconciler.run(arrived, asked_reconciler).map(|()| Ok("reconciler")));
+    if let Some(log) = kernel.logger() {
+        parts.spawn(async move {
+            if let Err(error) = log.forward().await {
+                warn!(error = chain(&error), "the programs' log is lost");
+            }
+            std::future::pending().await
+        });
+    }
+    let answers = Answers {
+        facts,
+        origin,
+        progress: progress.clone(),
+        ready: watched_ready,
+        reconciler: reconciler_questions,
+        datapath: datapath_questions,
+    };
+    parts.spawn(server.serve(Arc::new(answers)).map(|()| Ok("status server")));
+    let datapath = Datapath::new(
+        kernel,
+        Host::look(&datapath.cgroup),
+        node_ips,
+        datapath.snat_ports,
+        datapath.devices,
+        changes,
+    );
+    let datapath = datapath.run(progress, watched_devices, asked_datapath, ready);
+
+    tokio::select! {
+        name = stop => {
+            info!(signal = name, "stopping; programs and maps stay in the kernel, and translation goes on");
+            Ok(())
+        }
+        ended = datapath => ended,
+        Some(ended) = parts.join_next() => Err(match ended {
+            Ok(Ok(part)) => AgentError::Ended { part },
+            Ok(Err(error)) => error,
+            // A task that panicked; the panic itself has been printed.
+            Err(_) => AgentError::Ended { part: "task" },
+        }),
+    }
+}
+
+/// How long tasks that cannot be cancelled may still take when the agent ends.
+pub const SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// Ends with the name of the signal that asks the agent to stop.
+pub(crate) fn stop_signal() -> Result<impl Future<Output = &'static str>, AgentError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+async fn open_source(
+    config: SourceConfig,
+    node_name: &Arc<str>,
+) -> Result<(Source, answers::Origin), AgentError> {
+    Ok(match config {
+        SourceConfig::Folder { directory, service_cidrs } => {
+            let location = directory.display().to_string();
+            let mut pools = Pools::default();
+            for network in service_cidrs {
+                match network {
+                    ipnet::IpNet::V4(v4) => pools.v4 = v4,
+                    ipnet::IpNet::V6(v6) => pools.v6 = v6,
+                }
+            }
+            let folder = FolderSource::new(directory, node_name)?.with_pools(pools);
+            (Source::Folder(folder), answers::Origin { kind: SourceKind::Folder, location })
+        }
+        SourceConfig::Cluster { kubeconfig, context, legacy_endpoints } => {
+            let config =
+                ClusterConfig { kubeconfig, context, node_name: Arc::clone(node_name), legacy_endpoints };
+            let client = cluster::connect(&config).await?;
+            let location = client.server().to_owned();
+            (Source::Cluster(client, config), answers::Origin { kind: SourceKind::Cluster, location })
+        }
+    })
+}
+
+fn spawn_source(
+    parts: &mut JoinSet<Result<&'static str, AgentError>>,
+    source: Source,
+    changes: mpsc::Sender<Change>,
+) {
+    match source {
+        Source::Folder(folder) => parts.spawn(async move {
+            folder.run(changes).await?;
+            Ok("source")
+        }),
+        Source::Cluster(client, config) => parts.spawn(async move {
+            Box::pin(cluster::run(client, config, changes)).await;
+            Ok("source")
+        }),
+    };
+}
+
+/// The kernel's part of the configuration. Devices are added as they are found.
+pub(crate) fn kernel_config(instance: &Instance, datapath: &crate::config::Datapath) -> KernelConfig {
+    let capacities = datapath.capacities;
+    let defaults = KernelConfig::default();
+    KernelConfig {
+        bpffs: instance.bpffs.clone(),
+        cgroup: datapath.cgroup.clone(),
+        capacity: Capacity {
+            frontends: capacities.frontends,
+            services: capacities.services,
+            backends: capacities.backends,
+            node_addresses: defaults.capacity.node_addresses,
+        },
+        flows: capacities.flows,
+        ..defaults
+    }
+}
+
+fn report_features(kernel: &Kernel) {
+    for feature in kernel.features().iter().filter(|feature| !feature.found) {
+        warn!(
+            feature = feature.name,
+            since = feature.since,
+            "this kernel lacks a feature: {}",
+            feature.purpose
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! The run-time switches of the programs (`CONFIG`): what they cannot find out themselves.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use lb_common::config::{Config, LAYOUT_VERSION};
+
+use crate::{
+    config::{Machine, NodeIps, PortRange},
+    kernel,
+};
+
+/// Where the kubelet puts the pods of a quality of service, below the cgroup of all: with its cgroup driver `systemd`,
+/// and with `cgroupfs`. Pods of the third quality, `Guaranteed`, lie beside them.
+const QOS_CGROUPS: [[&str; 2]; 2] = [
+    ["kubepods.slice/kubepods-burstable.slice", "kubepods.slice/kubepods-besteffort.slice"],
+    ["kubepods/burstable", "kubepods/besteffort"],
+];
+
+/// The host that the programs run on.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    netns_cookie: u64,
+    cgroup: PathBuf,
+    cgroup_level: u32,
+}
+
+impl Host {
+    /// Looks at the host of this process, whose programs are attached to `cgroup`.
+    pub(crate) fn look(cgroup: &Path) -> Self {
+        let cgroup = fs::canonicalize(cgroup).unwrap_or_else(|_| cgroup.to_owned());
+        Self {
+            // Without the option (before 5.14) no node port answers at loopback addresses; the features tell so.
+            netns_cookie: kernel::netns_cookie().unwrap_or(0),
+            cgroup_level: Machine::look().cgroup_level(&cgroup),
+            cgroup,
+        }
+    }
+
+    /// The value of `CONFIG`. Looks for the kubelet's cgroups anew, since they may come later.
+    pub(crate) fn switches(&self, ips: NodeIps, ports: PortRange) -> Config {
+        Config {
+            host_netns_cookie: self.netns_cookie,
+            qos_cgroups: qos_cgroups(&self.cgroup),
+            node_v4: IpAddr::V4(ips.v4.unwrap_or(Ipv4Addr::UNSPECIFIED)).into(),
+            node_v6: IpAddr::V6(ips.v6.unwrap_or(Ipv6Addr::UNSPECIFIED)).into(),
+            cgroup_level: self.cgroup_level,
+            snat_port_first: ports.first,
+            snat_port_last: ports.last,
+            layout_version: LAYOUT_VERSION,
+            reserved: 0,
+        }
+    }
+}
+
+/// The ids of the kubelet's cgroups for qualities of service: the numbers of their inodes. Zero: not there.
+fn qos_cgroups(root: &Path) -> [u64; 2] {
+    let ids =
+        QOS_CGROUPS.map(|paths| paths.map(|path| fs::metadata(root.join(path)).map_or(0, |file| file.ino())));
+    ids.into_iter().find(|ids| *ids != [0, 0]).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::address::Address;
+
+    use super::*;
+
+    fn host(cgroup: &Path) -> Host {
+        Host { netns_cookie: 7, cgroup: cgroup.to_owned(), cgroup_level: 1 }
+    }
+
+    #[test]
+    fn a_missing_address_is_the_unspecified_one_of_its_family() {
+        let ports = PortRange { first: 61_000, last: 61_999 };
+        let switches = host(Path::new("/nowhere")).switches(NodeIps::default(), ports);
+        assert!(switches.node_v4.is_v4() && switches.node_v4 == switches.node_v4.unspecified_of());
+        assert_eq!(switches.node_v6, Address::UNSPECIFIED);
+        assert_eq!((switches.snat_port_first, switches.snat_port_last), (61_000, 61_999));
+        assert_eq!((switches.host_netns_cookie, switches.cgroup_level), (7, 1));
+        assert_eq!(switches.qos_cgroups, [0, 0]);
+    }
+
+    #[test]
+    fn finds_the_cgroups_of_both_drivers_of_the_kubelet() {
+        for [burstable, besteffort] in QOS_CGROUPS {
+            let root = tempfile::tempdir().unwrap();
+            assert_eq!(qos_cgroups(root.path()), [0, 0]);
+            let make = |path: &str| {
+                fs::create_dir_all(root.path().join(path)).unwrap();
+                fs::metadata(root.path().join(path)).unwrap().ino()
+            };
+            let first = make(burstable);
+            assert_eq!(qos_cgroups(root.path()), [first, 0]);
+            assert_eq!(qos_cgroups(root.path()), [first, 0]);
+            let second = make(besteffort);
+            assert_eq!(qos_cgroups(root.path()), [first, second]);
+        }
+    }
+}
