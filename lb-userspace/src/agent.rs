@@ -151,7 +151,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     parts.spawn(server.serve(Arc::new(answers)).map(|()| Ok("status server")));
     let datapath = Datapath::new(
         kernel,
-        Host::look(&datapath.cgroup),
+        Host::look(&datapath),
         node_ips,
         datapath.snat_ports,
         datapath.devices,

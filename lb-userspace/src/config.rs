@@ -110,6 +110,8 @@ pub struct Datapath {
     pub capacities: Capacities,
     /// The ports for translated sources.
     pub snat_ports: PortRange,
+    /// Whether a process of the host that binds a node port in use is refused.
+    pub protect_node_ports: bool,
 }
 
 /// The sizes of the maps, in entries.
@@ -263,7 +265,16 @@ impl InstanceFlags {
 
 impl flags::DatapathFlags {
     fn resolve(self, machine: &Machine) -> Result<Datapath, ConfigError> {
-        let Self { cgroup, devices, max_frontends, max_services, max_backends, max_flows, snat_ports } = self;
+        let Self {
+            cgroup,
+            devices,
+            max_frontends,
+            max_services,
+            max_backends,
+            max_flows,
+            snat_ports,
+            protect_nodeports,
+        } = self;
         Ok(Datapath {
             cgroup: cgroup.or_else(|| machine.cgroup_root()).ok_or(ConfigError::NoCgroup)?,
             devices,
@@ -274,6 +285,7 @@ impl flags::DatapathFlags {
                 flows: max_flows,
             },
             snat_ports,
+            protect_node_ports: protect_nodeports,
         })
     }
 }

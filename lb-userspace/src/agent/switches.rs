@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lb_common::config::{Config, LAYOUT_VERSION};
+use lb_common::config::{Config, LAYOUT_VERSION, flags};
 
 use crate::{
-    config::{Machine, NodeIps, PortRange},
+    config::{Datapath, Machine, NodeIps, PortRange},
     kernel,
 };
 
@@ -27,17 +27,20 @@ pub(crate) struct Host {
     netns_cookie: u64,
     cgroup: PathBuf,
     cgroup_level: u32,
+    protect_node_ports: bool,
 }
 
 impl Host {
-    /// Looks at the host of this process, whose programs are attached to `cgroup`.
-    pub(crate) fn look(cgroup: &Path) -> Self {
-        let cgroup = fs::canonicalize(cgroup).unwrap_or_else(|_| cgroup.to_owned());
+    /// Looks at the host of this process.
+    pub(crate) fn look(datapath: &Datapath) -> Self {
+        let Datapath { cgroup, protect_node_ports, .. } = datapath;
+        let cgroup = fs::canonicalize(cgroup).unwrap_or_else(|_| cgroup.clone());
         Self {
             // Without the option (before 5.14) no node port answers at loopback addresses; the features tell so.
             netns_cookie: kernel::netns_cookie().unwrap_or(0),
             cgroup_level: Machine::look().cgroup_level(&cgroup),
             cgroup,
+            protect_node_ports: *protect_node_ports,
         }
     }
 
@@ -52,7 +55,7 @@ impl Host {
             snat_port_first: ports.first,
             snat_port_last: ports.last,
             layout_version: LAYOUT_VERSION,
-            reserved: 0,
+            flags: if self.protect_node_ports { flags::PROTECT_NODE_PORTS } else { 0 },
         }
     }
 }
@@ -71,7 +74,7 @@ mod tests {
     use super::*;
 
     fn host(cgroup: &Path) -> Host {
-        Host { netns_cookie: 7, cgroup: cgroup.to_owned(), cgroup_level: 1 }
+        Host { netns_cookie: 7, cgroup: cgroup.to_owned(), cgroup_level: 1, protect_node_ports: true }
     }
 
     #[test]
@@ -83,6 +86,7 @@ mod tests {
         assert_eq!((switches.snat_port_first, switches.snat_port_last), (61_000, 61_999));
         assert_eq!((switches.host_netns_cookie, switches.cgroup_level), (7, 1));
         assert_eq!(switches.qos_cgroups, [0, 0]);
+        assert_eq!(switches.flags, flags::PROTECT_NODE_PORTS);
     }
 
     #[test]

@@ -54,7 +54,7 @@ async fn load(config: &LoadConfig) -> anyhow::Result<()> {
         kernel.attach_device(&device.name)?;
     }
     let ips = agent::source_address::choose(*node_ips, None, &devices);
-    let host = agent::switches::Host::look(&datapath.cgroup);
+    let host = agent::switches::Host::look(datapath);
     let attached =
         kernel.configure(&host.switches(ips, datapath.snat_ports)).and_then(|()| kernel.activate());
     if *pin {

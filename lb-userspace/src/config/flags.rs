@@ -164,6 +164,19 @@ pub(super) struct DatapathFlags {
         default_value_t = PortRange { first: SNAT_PORT_FIRST, last: SNAT_PORT_LAST }
     )]
     pub(super) snat_ports: PortRange,
+
+    /// Whether a process of the host that binds a node port in use gets `EADDRINUSE`; it would never see a connection
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "SOCKEYE_PROTECT_NODEPORTS",
+        action = ArgAction::Set,
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true
+    )]
+    pub(super) protect_nodeports: bool,
 }
 
 /// What is logged and how.
