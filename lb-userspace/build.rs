@@ -16,6 +16,9 @@ use aya_build::{Package, Toolchain};
 const SET_UP: &str = "run `./x setup`, which installs what the build needs";
 
 fn main() -> Result<()> {
+    if let Some(commit) = commit() {
+        println!("cargo::rustc-env=SOCKEYE_COMMIT={commit}");
+    }
     // The nested build embeds lb-common and follows the workspace's versions and profiles; aya_build watches lb-ebpf.
     for path in ["../lb-common", "../Cargo.toml", "../Cargo.lock", "../rust-toolchain.toml"] {
         println!("cargo::rerun-if-changed={path}");
@@ -74,4 +77,24 @@ fn check_rust_src(toolchain: &str) -> Result<()> {
         bail!("toolchain {toolchain} lacks the component rust-src; {SET_UP}");
     }
     Ok(())
+}
+
+/// The commit that this is built from, for `sockeye version`; none outside a repository, such as in a source archive.
+fn commit() -> Option<String> {
+    println!("cargo::rerun-if-env-changed=SOCKEYE_COMMIT");
+    if let Ok(given) = env::var("SOCKEYE_COMMIT") {
+        return Some(given).filter(|commit| !commit.is_empty());
+    }
+    // The log of HEAD grows with each commit and each checkout; HEAD itself often only names a branch.
+    let log = PathBuf::from(git(&["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"])?);
+    if log.is_file() {
+        println!("cargo::rerun-if-changed={}", log.display());
+    }
+    git(&["rev-parse", "--short=12", "HEAD"])
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output =
+        Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
