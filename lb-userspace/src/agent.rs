@@ -45,7 +45,7 @@ use crate::{
     },
     status::{
         SourceKind,
-        server::{Server, ServerError},
+        server::{Server, ServerError, check_free},
     },
     store::{Capacity, Store as _, StoreError},
     telemetry::chain,
@@ -107,6 +107,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let node_name: Arc<str> = node_name.into();
     let (source, origin) = open_source(source, &node_name).await?;
     let interfaces = netlink::read(&datapath.devices).await?;
+    // Before anything is made at the kernel; once more when the socket is bound.
+    check_free(&instance.socket)?;
     let mut kernel = Kernel::prepare(&kernel_config(&instance, &datapath))?;
     let server = Server::bind(&instance.socket)?;
     report_features(&kernel);

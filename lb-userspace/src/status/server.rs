@@ -77,6 +77,14 @@ pub struct Server {
     file: Option<(u64, u64)>,
 }
 
+/// Fails if somebody answers on the socket.
+pub fn check_free(path: &Path) -> Result<(), ServerError> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(ServerError::Taken { path: path.to_owned() }),
+        Err(_) => Ok(()),
+    }
+}
+
 impl Server {
     /// Makes the socket, readable for its owner alone. A file left by an agent that died is replaced.
     pub fn bind(path: &Path) -> Result<Self, ServerError> {
@@ -89,9 +97,7 @@ impl Server {
                 .create(parent)
                 .map_err(failed("making the directory"))?;
         }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(ServerError::Taken { path: path.to_owned() });
-        }
+        check_free(path)?;
         match fs::symlink_metadata(path) {
             Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
                 let source =
