@@ -30,12 +30,11 @@ struct Finding {
 }
 
 /// All rules.
-const RULES: [fn(&Tree) -> Vec<Finding>; 10] = [
+const RULES: [fn(&Tree) -> Vec<Finding>; 9] = [
     layout::members_inherit_the_lints,
     layout::files_belong_to_a_module,
     layout::files_are_short,
     words::imports_stay_at_the_edges,
-    words::pure_modules_have_no_hash_order,
     words::no_banned_words,
     documents::maps_are_documented,
     documents::outcomes_are_documented,

@@ -13,9 +13,6 @@ const EDGES: [(&str, &[&str]); 6] = [
 ];
 const KERNEL: &[&str] = &["kernel.rs", "kernel/", "store/kernel.rs", "store/kernel/"];
 
-/// The modules that know no hash order: from the same objects come the same maps.
-const PURE: [&str; 7] = ["model", "state", "resolve", "desired", "plan", "pipeline", "store"];
-
 /// What no code may say, and what to do about it. The last letters are apart, so that this list keeps its own rule.
 const BANNED_IN_CODE: [(&str, &str); 6] = [
     ("#[ignore", "a test runs, or its need is declared with the harness"),
@@ -42,32 +39,6 @@ pub(super) fn imports_stay_at_the_edges(tree: &Tree) -> Vec<Finding> {
             for (number, line) in code.iter().enumerate() {
                 if names_crate(line, name) {
                     let what = format!("`{name}` belongs in {} only", places.join(", "));
-                    findings.push(Finding::new(path, number + 1, what));
-                }
-            }
-        }
-    }
-    findings
-}
-
-/// The order of a hash map differs from run to run.
-pub(super) fn pure_modules_have_no_hash_order(tree: &Tree) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (path, text) in tree.with_ending(".rs") {
-        let pure = match path.strip_prefix("lb-userspace/src/") {
-            Some(module) => {
-                let top = module.trim_end_matches(".rs").split('/').next().unwrap_or_default();
-                PURE.contains(&top) && !module.starts_with("store/kernel")
-            }
-            None => path.starts_with("lb-common/src/"),
-        };
-        if !pure {
-            continue;
-        }
-        for (number, line) in Source::split(text).code.iter().enumerate() {
-            for name in ["HashMap", "HashSet"] {
-                if has_word(line, name) {
-                    let what = format!("`{name}` in a pure module: use an ordered collection");
                     findings.push(Finding::new(path, number + 1, what));
                 }
             }
@@ -158,21 +129,6 @@ mod tests {
         assert!(!names_crate("let kube_client = make_kube::client();", "kube"));
         assert!(names_crate("pub use kube::Client;", "kube"));
         assert!(names_crate("use kube as k;", "kube"));
-    }
-
-    #[test]
-    fn a_hash_map_in_a_pure_module_is_found() {
-        let bad = "use std::collections::HashMap;\nstruct MyHashMap;";
-        let tree = Tree::of([
-            ("lb-userspace/src/desired/slots.rs", bad),
-            ("lb-userspace/src/store/kernel.rs", bad),
-            ("lb-userspace/src/metrics.rs", bad),
-            ("lb-common/src/flow.rs", bad),
-        ]);
-        assert_eq!(
-            found(&pure_modules_have_no_hash_order(&tree)),
-            [("lb-common/src/flow.rs", 1), ("lb-userspace/src/desired/slots.rs", 1)]
-        );
     }
 
     #[test]
