@@ -9,20 +9,18 @@ use crate::{case::Case, world::deploy_folder};
 const NAMESPACE: &str = "sockeye-system";
 
 pub(crate) fn manifests_are_valid(case: &mut Case<'_>) -> Result<()> {
-    // Unknown and doubled fields are errors; without a change there is nothing that the server would fill in otherwise.
-    let applied = case.world.plane.kubectl().run(&[
-        "apply",
-        "--dry-run=server",
-        "--validate=strict",
-        "-k",
-        &deploy_folder(),
-    ])?;
-    ensure!(applied.contains("daemonset.apps/sockeye"), "{applied}");
+    for (folder, object) in [("", "daemonset.apps/sockeye"), ("cleanup", "daemonset.apps/sockeye-cleanup")] {
+        // Unknown, doubled and deprecated fields are errors.
+        let strict = ["apply", "--dry-run=server", "--validate=strict", "--warnings-as-errors", "-k"];
+        let path = deploy_folder().join(folder).display().to_string();
+        let applied = case.world.plane.kubectl().run(&[&strict[..], &[&path]].concat())?;
+        ensure!(applied.contains(object), "{applied}");
+    }
     Ok(())
 }
 
 /// Tainted nodes and nodes that are not ready included: one without an agent has no Services.
-pub(crate) fn applies_to_every_node(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn every_node_gets_an_agent(case: &mut Case<'_>) -> Result<()> {
     let kubectl = case.kubectl.in_namespace(NAMESPACE);
     kubectl.run(&["taint", "node", "node-b", "--overwrite", "dedicated=gpu:NoExecute"])?;
     wait::until("a pod for every node", wait::SOON, || {
@@ -33,7 +31,7 @@ pub(crate) fn applies_to_every_node(case: &mut Case<'_>) -> Result<()> {
     kubectl.run(&["taint", "node", "node-b", "dedicated-"]).map(drop)
 }
 
-pub(crate) fn agent_can_only_read(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn the_agent_can_only_read(case: &mut Case<'_>) -> Result<()> {
     let kubectl = case.world.plane.kubectl_as("agent");
     for resource in ["services", "endpoints", "nodes", "endpointslices.discovery.k8s.io"] {
         for (verb, wanted) in [

@@ -11,20 +11,20 @@ use crate::{
     world::OUTSIDE,
 };
 
-pub(crate) fn outside_the_cluster_mirrored(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn mirrored_endpoints_are_followed(case: &mut Case<'_>) -> Result<()> {
     let database = begin(case, &json!({}))?;
     follows_its_endpoints(case, database)?;
     wait_slices(case, 0)
 }
 
 /// The label asks the mirroring controller to leave it alone: there is no slice, only the Endpoints object.
-pub(crate) fn outside_the_cluster_not_mirrored(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn endpoints_that_nothing_mirrors_are_followed(case: &mut Case<'_>) -> Result<()> {
     let database = begin(case, &json!({ "endpointslice.kubernetes.io/skip-mirror": "true" }))?;
     follows_its_endpoints(case, database)
 }
 
 /// A cluster may run without the mirroring controller, and get it later: Endpoints and slice are one backend.
-pub(crate) fn mirroring_switched_off_and_on(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn mirroring_may_start_later(case: &mut Case<'_>) -> Result<()> {
     case.world.plane.start_controllers(false)?;
     let database = begin(case, &json!({}))?;
     case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0]))?;

@@ -27,8 +27,8 @@ mod world;
 type Test = fn(&mut Case<'_>) -> Result<()>;
 
 macro_rules! tests {
-    ($($module:ident: $($name:ident),+;)+) => {
-        [$($((concat!(stringify!($module), "::", stringify!($name)), $module::$name as Test)),+),+]
+    ($($test:path,)+) => {
+        [$((stringify!($test), $test as Test)),+]
     };
 }
 
@@ -36,17 +36,32 @@ fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     wait::catch_interrupts()?;
-    let tests = tests! {
-        deploy: manifests_are_valid, applies_to_every_node, agent_can_only_read;
-        selectors: pods_become_backends, scaling_is_followed, readiness_is_followed,
-            terminating_pods_serve_when_no_other_does, named_target_ports, one_number_for_two_protocols, both_families,
-            kubernetes_service;
-        service_types: node_port, load_balancer_and_external_ips, types_change_and_back, deleted_and_made_again,
-            headless_is_left_alone;
-        endpoints: outside_the_cluster_mirrored, outside_the_cluster_not_mirrored, mirroring_switched_off_and_on;
-        resilience: agent_is_killed_and_started, api_server_stops_and_starts, api_server_forgets_what_the_agent_saw,
-            agent_starts_before_the_api_server, wrong_kubeconfigs;
-    };
+    let tests = tests![
+        deploy::manifests_are_valid,
+        deploy::every_node_gets_an_agent,
+        deploy::the_agent_can_only_read,
+        selectors::pods_become_backends,
+        selectors::scaling_is_followed,
+        selectors::readiness_is_followed,
+        selectors::terminating_pods_serve_when_no_other_does,
+        selectors::target_ports_are_found_by_name,
+        selectors::one_number_serves_two_protocols,
+        selectors::both_families_are_served,
+        selectors::the_api_server_is_reached_at_its_service,
+        service_types::node_ports_answer_at_the_node,
+        service_types::load_balancer_and_external_ips_come_and_go,
+        service_types::types_change_and_change_back,
+        service_types::a_deleted_service_is_gone_and_may_come_back,
+        service_types::a_headless_service_is_left_alone,
+        endpoints::mirrored_endpoints_are_followed,
+        endpoints::endpoints_that_nothing_mirrors_are_followed,
+        endpoints::mirroring_may_start_later,
+        resilience::a_killed_agent_makes_up_for_what_it_missed,
+        resilience::changes_apply_after_an_outage_of_the_api_server,
+        resilience::a_watch_that_is_too_old_starts_anew,
+        resilience::an_agent_may_start_before_the_api_server,
+        resilience::a_wrong_kubeconfig_is_named,
+    ];
     let world = Arc::new(Mutex::new(None));
     if !arguments.list {
         *lock(&world) = Some(World::start()?);

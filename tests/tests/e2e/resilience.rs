@@ -21,7 +21,7 @@ struct Before {
     leaving: (SocketAddr, BTreeSet<String>),
 }
 
-pub(crate) fn agent_is_killed_and_started(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn a_killed_agent_makes_up_for_what_it_missed(case: &mut Case<'_>) -> Result<()> {
     let before = begin(case)?;
     case.world.agent.kill();
     unchanged(case, &before)?;
@@ -31,7 +31,7 @@ pub(crate) fn agent_is_killed_and_started(case: &mut Case<'_>) -> Result<()> {
     changed(case, &before)
 }
 
-pub(crate) fn api_server_stops_and_starts(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn changes_apply_after_an_outage_of_the_api_server(case: &mut Case<'_>) -> Result<()> {
     let before = begin(case)?;
     case.world.plane.stop_api_server();
     case.world
@@ -49,7 +49,7 @@ pub(crate) fn api_server_stops_and_starts(case: &mut Case<'_>) -> Result<()> {
 
 /// The agent sleeps while the API server restarts, Services change, and etcd drops the revision that the agent knows: its
 /// watches get 410 Gone.
-pub(crate) fn api_server_forgets_what_the_agent_saw(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn a_watch_that_is_too_old_starts_anew(case: &mut Case<'_>) -> Result<()> {
     let before = begin(case)?;
     let seen = case.service("leaving")?.0["metadata"]["resourceVersion"].take();
     case.world.agent.signal(Signal::SIGSTOP)?;
@@ -71,7 +71,7 @@ pub(crate) fn api_server_forgets_what_the_agent_saw(case: &mut Case<'_>) -> Resu
 }
 
 /// A second agent, with nothing pinned, on a cgroup of its own.
-pub(crate) fn agent_starts_before_the_api_server(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn an_agent_may_start_before_the_api_server(case: &mut Case<'_>) -> Result<()> {
     let before = begin(case)?;
     case.world.plane.stop_api_server();
     let cgroup = Arc::new(Cgroup::new("second")?);
@@ -93,7 +93,7 @@ pub(crate) fn agent_starts_before_the_api_server(case: &mut Case<'_>) -> Result<
     Ok(())
 }
 
-pub(crate) fn wrong_kubeconfigs(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn a_wrong_kubeconfig_is_named(case: &mut Case<'_>) -> Result<()> {
     let dir = case.world.dir.path().to_owned();
     let missing = dir.join("missing.kubeconfig");
     let garbage = dir.join("garbage.kubeconfig");

@@ -92,7 +92,7 @@ pub(crate) fn terminating_pods_serve_when_no_other_does(case: &mut Case<'_>) -> 
     case.world.refused(Kind::Tcp, web)
 }
 
-pub(crate) fn named_target_ports(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn target_ports_are_found_by_name(case: &mut Case<'_>) -> Result<()> {
     let ports = |http: u16, admin: u16| {
         json!([
             { "name": "http", "containerPort": http },
@@ -125,7 +125,7 @@ pub(crate) fn named_target_ports(case: &mut Case<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn one_number_for_two_protocols(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn one_number_serves_two_protocols(case: &mut Case<'_>) -> Result<()> {
     let both = json!([{ "containerPort": 53 }, { "containerPort": 53, "protocol": "UDP" }]);
     let tcp = json!({ "name": "tcp", "port": 53, "protocol": "TCP" });
     let udp = json!({ "name": "udp", "port": 53, "protocol": "UDP" });
@@ -140,7 +140,7 @@ pub(crate) fn one_number_for_two_protocols(case: &mut Case<'_>) -> Result<()> {
     case.world.both_reach(Kind::Udp, dns, &resolver)
 }
 
-pub(crate) fn both_families(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn both_families_are_served(case: &mut Case<'_>) -> Result<()> {
     let ports = json!([{ "port": 80, "targetPort": "http" }]);
     let mut six =
         service("web", json!({ "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv6"], "ports": ports }));
@@ -164,7 +164,7 @@ pub(crate) fn both_families(case: &mut Case<'_>) -> Result<()> {
 }
 
 /// The API server's own Service: an HTTPS client checks whom it reached.
-pub(crate) fn kubernetes_service(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn the_api_server_is_reached_at_its_service(case: &mut Case<'_>) -> Result<()> {
     let server = format!("--server=https://{KUBERNETES_SERVICE}");
     let place = Place { netns: Some(case.world.network.node()), cgroup: Some(&case.world.cgroup) };
     let limit = Duration::from_secs(30);

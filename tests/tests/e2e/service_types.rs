@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::case::{Case, deployment, http_port, names, pod, service};
 
-pub(crate) fn node_port(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn node_ports_answer_at_the_node(case: &mut Case<'_>) -> Result<()> {
     let ports = json!([
         { "name": "http", "port": 80, "targetPort": 8080 },
         { "name": "echo", "port": 7, "targetPort": 7, "protocol": "UDP" },
@@ -30,7 +30,7 @@ pub(crate) fn node_port(case: &mut Case<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn load_balancer_and_external_ips(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn load_balancer_and_external_ips_come_and_go(case: &mut Case<'_>) -> Result<()> {
     let ports = json!([{ "port": 80, "targetPort": "http" }]);
     case.apply(&[
         deployment("web", 2, &http_port()),
@@ -60,7 +60,7 @@ pub(crate) fn load_balancer_and_external_ips(case: &mut Case<'_>) -> Result<()> 
     case.world.both_reach(Kind::Tcp, web.at(80)?, &pods)
 }
 
-pub(crate) fn types_change_and_back(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn types_change_and_change_back(case: &mut Case<'_>) -> Result<()> {
     let ports = json!([{ "port": 80, "targetPort": "http" }]);
     case.apply(&[pod("a", "web", &http_port()), service("web", json!({ "ports": ports }))])?;
     case.ready_pods("web", 1)?;
@@ -92,7 +92,7 @@ pub(crate) fn types_change_and_back(case: &mut Case<'_>) -> Result<()> {
     case.world.both_reach(Kind::Tcp, second, &a)
 }
 
-pub(crate) fn deleted_and_made_again(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn a_deleted_service_is_gone_and_may_come_back(case: &mut Case<'_>) -> Result<()> {
     let ports = json!([{ "port": 80, "targetPort": "http" }]);
     case.apply(&[
         pod("a", "web", &http_port()),
@@ -113,7 +113,7 @@ pub(crate) fn deleted_and_made_again(case: &mut Case<'_>) -> Result<()> {
     case.world.both_reach(Kind::Tcp, web, &names(&["b"]))
 }
 
-pub(crate) fn headless_is_left_alone(case: &mut Case<'_>) -> Result<()> {
+pub(crate) fn a_headless_service_is_left_alone(case: &mut Case<'_>) -> Result<()> {
     let ports = json!([{ "port": 80, "targetPort": "http" }]);
     let mut plain = service("web", json!({ "ports": ports }));
     plain["metadata"]["name"] = json!("plain");

@@ -1,6 +1,13 @@
 //! A cluster of one real node: control plane, agent, pods, clients.
 
-use std::{collections::BTreeSet, io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::address::Protocol;
@@ -63,13 +70,13 @@ pub(crate) struct World {
 impl World {
     /// Starts everything; the agent is ready.
     pub(crate) fn start() -> Result<Self> {
-        let dir = tempfile::tempdir().context("a folder for the control plane")?;
+        let dir = tempfile::Builder::new().prefix("sockeye-e2e-").tempdir().context("making a folder")?;
         let network = Arc::new(PodNetwork::new()?);
         let cgroup = Arc::new(Cgroup::new("e2e")?);
         let plane = ControlPlane::start(Arc::clone(network.node()), dir.path(), NODE_ADDRESSES[0])?;
         let kubectl = plane.kubectl();
         create_nodes(&kubectl)?;
-        kubectl.run(&["apply", "-k", &deploy_folder()])?;
+        kubectl.run(&["apply", "-k", &deploy_folder().display().to_string()])?;
         let kubeconfig = plane.write_service_account_kubeconfig("agent", "sockeye-system", "sockeye")?;
         let kubelet = Kubelet::start(kubectl, Arc::clone(&network));
 
@@ -183,8 +190,8 @@ fn talks_to(answer: &Answer, to: SocketAddr) -> bool {
 }
 
 /// The manifests that operators apply.
-pub(crate) fn deploy_folder() -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").display().to_string()
+pub(crate) fn deploy_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
 fn create_nodes(kubectl: &Kubectl) -> Result<()> {
