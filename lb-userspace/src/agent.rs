@@ -198,13 +198,7 @@ async fn open_source(
     Ok(match config {
         SourceConfig::Folder { directory, service_cidrs } => {
             let location = directory.display().to_string();
-            let mut pools = Pools::default();
-            for network in service_cidrs {
-                match network {
-                    ipnet::IpNet::V4(v4) => pools.v4 = v4,
-                    ipnet::IpNet::V6(v6) => pools.v6 = v6,
-                }
-            }
+            let pools = Pools::of(&service_cidrs);
             let folder = FolderSource::new(directory, node_name)?.with_pools(pools);
             (Source::Folder(folder), answers::Origin { kind: SourceKind::Folder, location })
         }

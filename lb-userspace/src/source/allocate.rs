@@ -10,7 +10,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{
     model::{Family, Kind, ObjectName, Problem, Protocol, Service, ServiceType, TrafficPolicy},
@@ -20,22 +20,35 @@ use crate::{
 /// What may be handed out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pools {
-    /// Cluster addresses of IPv4.
-    pub v4: Ipv4Net,
-    /// Cluster addresses of IPv6.
-    pub v6: Ipv6Net,
+    /// Cluster addresses of IPv4; absent: none.
+    pub v4: Option<Ipv4Net>,
+    /// Cluster addresses of IPv6; absent: none.
+    pub v6: Option<Ipv6Net>,
     /// Node ports.
     pub node_ports: RangeInclusive<u16>,
+}
+
+impl Pools {
+    /// Cluster addresses from these networks, of which the last of each family counts, and the usual node ports.
+    pub fn of(networks: &[IpNet]) -> Self {
+        let mut pools = Self { v4: None, v6: None, node_ports: 30_000..=32_767 };
+        for network in networks {
+            match network {
+                IpNet::V4(v4) => pools.v4 = Some(*v4),
+                IpNet::V6(v6) => pools.v6 = Some(*v6),
+            }
+        }
+        pools
+    }
 }
 
 impl Default for Pools {
     /// What kubeadm and the API server use: `10.96.0.0/16`, `fd00:10:96::/112` and 30000-32767.
     fn default() -> Self {
-        Self {
-            v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16),
-            v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112),
-            node_ports: 30_000..=32_767,
-        }
+        Self::of(&[
+            Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16).into(),
+            Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112).into(),
+        ])
     }
 }
 
@@ -135,12 +148,13 @@ impl Taken {
     }
 
     fn cluster_ip(&mut self, family: Family, pools: &Pools, name: &str) -> Option<IpAddr> {
-        let (base, bits): (IpAddr, u8) = match family {
-            Family::V4 => (pools.v4.network().into(), 32 - pools.v4.prefix_len()),
-            Family::V6 => (pools.v6.network().into(), 128 - pools.v6.prefix_len()),
+        let network: IpNet = match family {
+            Family::V4 => pools.v4?.into(),
+            Family::V6 => pools.v6?.into(),
         };
+        let bits = network.max_prefix_len() - network.prefix_len();
         let ip = probe(host_numbers(bits), name, |host| {
-            let ip = offset(base, host);
+            let ip = offset(network.network(), host);
             (!self.ips.contains(&ip)).then_some(ip)
         })?;
         self.ips.insert(ip);
@@ -192,4 +206,143 @@ fn offset(base: IpAddr, host: u32) -> IpAddr {
 fn hash(name: &str) -> u64 {
     name.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::source::convert;
+
+    type Services = BTreeMap<ObjectName, (Service, Wish)>;
+
+    fn service(name: &str, spec: &serde_json::Value, wish: Wish) -> (ObjectName, (Service, Wish)) {
+        let object = json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec});
+        let service = convert::service(&serde_json::from_value(object).unwrap()).0.unwrap();
+        (service.name.clone(), (service, wish))
+    }
+
+    fn v4() -> Wish {
+        Wish { families: vec![Family::V4], node_ports: false }
+    }
+
+    fn plain(name: &str) -> (ObjectName, (Service, Wish)) {
+        service(name, &json!({"ports": [{"port": 80}]}), v4())
+    }
+
+    fn ips(services: &Services) -> Vec<String> {
+        services.values().flat_map(|(service, _)| &service.cluster_ips).map(ToString::to_string).collect()
+    }
+
+    fn pool(network: &str) -> Pools {
+        Pools::of(&[network.parse().unwrap()])
+    }
+
+    #[test]
+    fn the_same_services_get_the_same_values_in_every_build() {
+        let wish = Wish { families: vec![Family::V4, Family::V6], node_ports: true };
+        let mut services = Services::from([service("web", &json!({"ports": [{"port": 80}]}), wish)]);
+        assert_eq!(allocate(&mut services, &Pools::default()), []);
+        let (web, _) = services.values().next().unwrap();
+        let values = (ips(&services), web.ports[0].node_port);
+        assert_eq!(values, (vec!["10.96.179.92".to_owned(), "fd00:10:96::b35c".to_owned()], Some(31_186)));
+    }
+
+    #[test]
+    fn stated_addresses_are_kept_and_handed_to_nobody_else() {
+        let taken = ips(&{
+            let mut alone = Services::from([plain("web")]);
+            allocate(&mut alone, &Pools::default());
+            alone
+        });
+        for field in ["clusterIP", "externalIPs"] {
+            let value = if field == "clusterIP" { json!(taken[0]) } else { json!(taken) };
+            let other = json!({field: value, "ports": [{"port": 80}]});
+            let mut services = Services::from([service("zoo", &other, Wish::default()), plain("web")]);
+            assert_eq!(allocate(&mut services, &Pools::default()), []);
+            assert_ne!(ips(&services)[0], taken[0]);
+        }
+    }
+
+    #[test]
+    fn a_full_pool_is_a_problem_of_the_service_that_finds_it_full() {
+        let mut services: Services = ["a", "b", "c", "d", "e", "f", "g"].map(plain).into();
+        let problems = allocate(&mut services, &pool("10.0.0.0/29"));
+        let mut given = ips(&services);
+        given.sort();
+        assert_eq!(given, ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
+        let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "Service shop/g: spec.clusterIP: no free cluster address is left; state one, or remove Services"
+            ]
+        );
+        for none in ["10.0.0.0/31", "10.0.0.0/32", "fd00::/112"] {
+            assert_eq!(allocate(&mut Services::from([plain("a")]), &pool(none)).len(), 1, "{none}");
+        }
+    }
+
+    #[test]
+    fn the_first_addresses_are_left_until_the_others_are_gone() {
+        let mut services: Services = (0..250).map(|i| plain(&format!("s{i}"))).collect();
+        assert_eq!(allocate(&mut services, &pool("10.0.0.0/24")), []);
+        let low = |ip: &IpAddr| matches!(ip, IpAddr::V4(v4) if v4.octets()[3] < 16);
+        let count =
+            services.values().flat_map(|(service, _)| &service.cluster_ips).filter(|ip| low(ip)).count();
+        assert_eq!(count, 250 - (255 - 16));
+    }
+
+    #[test]
+    fn protocols_of_one_port_share_a_node_port() {
+        let spec = json!({"type": "NodePort", "ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53},
+            {"name": "a", "port": 80, "nodePort": 31_000}, {"name": "b", "port": 81},
+        ]});
+        let mut services =
+            Services::from([service("dns", &spec, Wish { node_ports: true, ..Wish::default() })]);
+        assert_eq!(allocate(&mut services, &Pools::default()), []);
+        let ports: Vec<_> =
+            services.values().next().unwrap().0.ports.iter().map(|port| port.node_port.unwrap()).collect();
+        assert_eq!((ports[0], ports[2]), (ports[1], 31_000));
+        assert!(ports[3] != ports[0] && ports[3] != 31_000);
+    }
+
+    #[test]
+    fn a_full_range_of_node_ports_is_a_problem_of_the_port() {
+        let spec = json!({"type": "NodePort", "ports": [{"name": "a", "port": 1}, {"name": "b", "port": 2}]});
+        let mut services =
+            Services::from([service("web", &spec, Wish { node_ports: true, ..Wish::default() })]);
+        let pools = Pools { node_ports: 30_000..=30_000, ..Pools::default() };
+        let problems = allocate(&mut services, &pools);
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].field, "spec.ports[1].nodePort");
+    }
+
+    #[test]
+    fn local_load_balancers_get_a_port_for_their_health() {
+        let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
+        let mut services =
+            Services::from([service("web", &spec, Wish { node_ports: true, ..Wish::default() })]);
+        allocate(&mut services, &Pools::default());
+        let (web, _) = services.values().next().unwrap();
+        assert!(web.health_check_node_port.is_some());
+        assert_ne!(web.health_check_node_port, web.ports[0].node_port);
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_is_given_twice(names in prop::collection::btree_set("[a-z]{1,3}", 0..60)) {
+            let spec = json!({"type": "NodePort", "ports": [{"port": 80}]});
+            let wish = Wish { node_ports: true, ..v4() };
+            let mut services: Services = names.iter().map(|name| service(name, &spec, wish.clone())).collect();
+            prop_assert_eq!(allocate(&mut services, &pool("10.0.0.0/26")), []);
+            let all = ips(&services);
+            prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), names.len());
+            let ports: BTreeSet<_> = services.values().map(|(service, _)| service.ports[0].node_port).collect();
+            prop_assert_eq!(ports.len(), names.len());
+        }
+    }
 }

@@ -26,7 +26,7 @@ use crate::{
 
 /// How long a streaming list may pause before a paged list is asked for instead. A server that does not know streaming
 /// lists and ignores the request for one never says that the list is complete.
-const STREAMING_PAUSE: Duration = Duration::from_secs(30);
+const STREAMING_PAUSE: Duration = Duration::from_secs(10);
 
 /// What is known of one kind while it is watched.
 pub(super) struct Follower<'a, K> {

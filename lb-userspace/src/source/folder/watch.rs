@@ -130,3 +130,69 @@ fn note(event: notify::Result<notify::Event>, written: &mut BTreeSet<PathBuf>) -
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use notify::{
+        Event,
+        event::{CreateKind, DataChange, MetadataKind, RemoveKind, RenameMode},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_reading_causes_is_no_change() {
+        let mut written = BTreeSet::new();
+        let closed_after_reading = AccessKind::Close(AccessMode::Read);
+        for kind in [AccessKind::Open(AccessMode::Any), AccessKind::Read, closed_after_reading] {
+            assert!(!note(Ok(Event::new(EventKind::Access(kind))), &mut written), "{kind:?}");
+        }
+        for kind in [
+            EventKind::Create(CreateKind::File),
+            EventKind::Modify(ModifyKind::Data(DataChange::Any)),
+            EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)),
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)),
+            EventKind::Remove(RemoveKind::File),
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+        ] {
+            assert!(note(Ok(Event::new(kind)), &mut written), "{kind:?}");
+        }
+        assert!(note(Err(notify::Error::generic("events were lost")), &mut written));
+    }
+
+    #[test]
+    fn a_file_is_being_written_until_it_is_closed_or_gone() {
+        let write =
+            || Ok(Event::new(EventKind::Modify(ModifyKind::Data(DataChange::Any))).add_path("a".into()));
+        for end in [
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            EventKind::Remove(RemoveKind::File),
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)),
+        ] {
+            let mut written = BTreeSet::new();
+            note(write(), &mut written);
+            assert_eq!(written.len(), 1);
+            note(Ok(Event::new(end).add_path("a".into())), &mut written);
+            assert!(written.is_empty(), "{end:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_events_one_looks_from_time_to_time() {
+        let mut watch = Watch::start(Path::new("/nonexistent/manifests"));
+        assert!(watch.watcher.is_none());
+        let start = Instant::now();
+        watch.changed().await;
+        assert_eq!(start.elapsed(), POLLED_INTERVAL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_never_closed_is_not_waited_for_forever() {
+        let mut watch = Watch::start(Path::new("/nonexistent/manifests"));
+        let write = Event::new(EventKind::Modify(ModifyKind::Data(DataChange::Any))).add_path("a".into());
+        watch.sender.send(Ok(write)).unwrap();
+        let start = Instant::now();
+        watch.changed().await;
+        assert!(start.elapsed() >= PATIENCE && start.elapsed() <= PATIENCE + QUIET);
+    }
+}
