@@ -286,12 +286,11 @@ async fn a_cut_connection_is_resumed_where_the_last_bookmark_was() {
 async fn what_is_forbidden_is_named_and_tried_again() {
     let server = ApiServer::start().await;
     server.put(SERVICES, service("web", "10.96.0.1"));
-    for streaming in [Streaming::Supported, Streaming::Refused] {
+    for (verb, streaming) in [("watch", Streaming::Supported), ("list", Streaming::Refused)] {
         server.state().streaming = streaming;
-        server.state().forbidden.insert(SERVICES);
+        server.state().forbidden.insert((verb, SERVICES));
         let Running { mut mirror, source: _source } = Running::start(&server).await;
         mirror.until("it is said", |mirror| mirror.problem("API server, services").is_some()).await;
-        let verb = if streaming == Streaming::Supported { "watch" } else { "list" };
         assert_eq!(
             mirror.problem("API server, services").unwrap(),
             format!(

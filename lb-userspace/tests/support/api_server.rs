@@ -56,8 +56,8 @@ pub(crate) struct State {
     compacted: u64,
     requests: Vec<Request>,
     pub(crate) streaming: Streaming,
-    /// Resources that nobody may list or watch.
-    pub(crate) forbidden: BTreeSet<&'static str>,
+    /// Verbs and resources that are not allowed.
+    pub(crate) forbidden: BTreeSet<(&'static str, &'static str)>,
     /// A status that answers everything.
     pub(crate) failing: Option<u16>,
     /// Whether a watch from a forgotten version gets an HTTP status instead of an event.
@@ -328,7 +328,7 @@ fn refusal(state: &State, request: &Request) -> Option<(u16, Value)> {
     if let Some(code) = state.failing {
         return Some(status(code, "ServiceUnavailable", "the server is starting"));
     }
-    if state.forbidden.contains(&*request.path) {
+    if state.forbidden.contains(&(verb, &*request.path)) {
         let message =
             format!("{resource} is forbidden: User \"sockeye\" cannot {verb} resource \"{resource}\"");
         return Some(status(403, "Forbidden", &message));

@@ -214,7 +214,8 @@ impl<'a, K: Resource<DynamicType = ()>> Follower<'a, K> {
         match status.code {
             _ if streaming_refused => Ok(Next::Page),
             401 | 403 | 404 => {
-                self.refuse(status).await?;
+                let is_list = matches!(error, watcher::Error::InitialListFailed(_));
+                self.refuse(if is_list { "list" } else { "watch" }, status).await?;
                 Ok(Next::Relist)
             }
             _ if self.listing.take().is_some() => Ok(Next::Relist),
@@ -224,10 +225,9 @@ impl<'a, K: Resource<DynamicType = ()>> Follower<'a, K> {
     }
 
     /// The API server answers, but does not let us list or watch.
-    async fn refuse(&mut self, status: &Status) -> Result<(), Gone> {
+    async fn refuse(&mut self, verb: &str, status: &Status) -> Result<(), Gone> {
         self.listing = None;
-        let (verbs, resource) =
-            (if status.message.contains(" list ") { "list" } else { "watch" }, K::plural(&()));
+        let resource = K::plural(&());
         let hint = match status.code {
             401 => "give Sockeye valid credentials",
             403 => "bind Sockeye's account to a role that may list and watch them",
@@ -236,7 +236,7 @@ impl<'a, K: Resource<DynamicType = ()>> Follower<'a, K> {
         let problem = Problem {
             object: Self::refusal_origin(),
             field: String::new(),
-            what: format!("cannot {verbs} {resource}: {} ({}); {hint}", status.message, status.code),
+            what: format!("cannot {verb} {resource}: {} ({}); {hint}", status.message, status.code),
         };
         if self.refused.as_ref() != Some(&problem) {
             warn!(%problem, "refused by the API server");
