@@ -230,7 +230,7 @@ fn add_clsact(pins: &Pins, device: &str, ifindex: u32) -> Result<(), KernelError
 fn remove_unused_clsact(device: &str, ifindex: u32) -> Result<(), KernelError> {
     let error = || KernelError::io("removing the clsact qdisc of", device);
     for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
-        if !filter::list(ifindex, direction).map_err(error())?.is_empty() {
+        if filter::has_any(ifindex, direction).map_err(error())? {
             return Ok(());
         }
     }

@@ -41,20 +41,16 @@ const TCMSG: usize = 20;
 
 /// The BPF filters at a hook; none where the device has no clsact qdisc.
 pub(crate) fn list(ifindex: u32, direction: TcAttachType) -> io::Result<Vec<Filter>> {
-    let parent = match direction {
-        TcAttachType::Ingress => INGRESS,
-        TcAttachType::Egress => EGRESS,
-    };
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    let socket = open()?;
-    request(&socket, libc::RTM_GETTFILTER, flags, &tcmsg(ifindex, 0, parent))?;
     let mut filters = Vec::new();
-    each_message(&socket, |kind, payload| {
-        if kind == libc::RTM_NEWTFILTER {
-            filters.extend(parse(payload));
-        }
-    })?;
+    dump(ifindex, direction, |payload| filters.extend(parse(payload)))?;
     Ok(filters)
+}
+
+/// Whether there is any filter at a hook, of whatever kind.
+pub(crate) fn has_any(ifindex: u32, direction: TcAttachType) -> io::Result<bool> {
+    let mut any = false;
+    dump(ifindex, direction, |_| any = true)?;
+    Ok(any)
 }
 
 /// Removes a device's clsact qdisc, with whatever filters it has.
@@ -63,6 +59,21 @@ pub(crate) fn remove_clsact(ifindex: u32) -> io::Result<()> {
     let socket = open()?;
     request(&socket, libc::RTM_DELQDISC, flags, &tcmsg(ifindex, CLSACT_HANDLE, CLSACT))?;
     each_message(&socket, |_, _| {})
+}
+
+fn dump(ifindex: u32, direction: TcAttachType, mut found: impl FnMut(&[u8])) -> io::Result<()> {
+    let parent = match direction {
+        TcAttachType::Ingress => INGRESS,
+        TcAttachType::Egress => EGRESS,
+    };
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    let socket = open()?;
+    request(&socket, libc::RTM_GETTFILTER, flags, &tcmsg(ifindex, 0, parent))?;
+    each_message(&socket, |kind, payload| {
+        if kind == libc::RTM_NEWTFILTER {
+            found(payload);
+        }
+    })
 }
 
 fn open() -> io::Result<OwnedFd> {

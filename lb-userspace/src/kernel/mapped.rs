@@ -6,6 +6,7 @@
 use std::{
     marker::PhantomData,
     os::fd::AsFd,
+    slice,
     sync::atomic::{AtomicU64, Ordering, fence},
 };
 
@@ -62,8 +63,9 @@ impl<T: Pod + bytemuck::Pod> MappedArray<T> {
     /// Reads an element, word by word: if it is written meanwhile, each word is old or new.
     pub(crate) fn load(&self, index: u32) -> Result<T, OutOfBounds> {
         let mut value = T::zeroed();
-        for (offset, bytes) in bytemuck::bytes_of_mut(&mut value).as_chunks_mut().0.iter_mut().enumerate() {
-            *bytes = self.word(index, offset)?.load(Ordering::Acquire).to_ne_bytes();
+        let (bytes, _) = bytemuck::bytes_of_mut(&mut value).as_chunks_mut();
+        for (bytes, word) in bytes.iter_mut().zip(self.words(index, 1)?) {
+            *bytes = word.load(Ordering::Acquire).to_ne_bytes();
         }
         Ok(value)
     }
@@ -72,14 +74,9 @@ impl<T: Pod + bytemuck::Pod> MappedArray<T> {
     ///
     /// Whatever leads to them afterwards, a store here or a system call, comes after it for all processors.
     pub(crate) fn fill(&mut self, first: u32, values: &[T]) -> Result<(), OutOfBounds> {
-        let end = first as usize + values.len();
-        if end > self.length as usize {
-            return Err(OutOfBounds { index: self.length.max(first) });
-        }
-        for (index, value) in (first..).zip(values) {
-            for (offset, bytes) in bytemuck::bytes_of(value).as_chunks().0.iter().enumerate() {
-                self.word_mut(index, offset)?.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-            }
+        let (bytes, _) = bytemuck::cast_slice::<T, u8>(values).as_chunks();
+        for (word, bytes) in self.words_mut(first, values.len())?.iter().zip(bytes) {
+            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
         }
         fence(Ordering::Release);
         Ok(())
@@ -87,25 +84,29 @@ impl<T: Pod + bytemuck::Pod> MappedArray<T> {
 
     /// Stores one word of an element, at a byte offset in it, while programs read it.
     pub(crate) fn store(&mut self, index: u32, offset: usize, word: u64) -> Result<(), OutOfBounds> {
-        self.word_mut(index, offset / WORD)?.store(word, Ordering::Release);
+        let target = self.words_mut(index, 1)?.get(offset / WORD).ok_or(OutOfBounds { index })?;
+        target.store(word, Ordering::Release);
         Ok(())
     }
 
     /// The only way to write: never through a read-only mapping.
-    fn word_mut(&mut self, index: u32, offset: usize) -> Result<&AtomicU64, OutOfBounds> {
+    fn words_mut(&mut self, first: u32, count: usize) -> Result<&[AtomicU64], OutOfBounds> {
         assert!(self.writable, "a mapping for inspection is not written");
-        self.word(index, offset)
+        self.words(first, count)
     }
 
+    /// The words of consecutive elements.
     #[expect(clippy::cast_ptr_alignment, reason = "a mapping starts at a page")]
-    fn word(&self, index: u32, offset: usize) -> Result<&AtomicU64, OutOfBounds> {
-        let words = size_of::<T>() / WORD;
-        if index >= self.length || offset >= words {
-            return Err(OutOfBounds { index });
+    fn words(&self, first: u32, count: usize) -> Result<&[AtomicU64], OutOfBounds> {
+        if (self.length as usize) < first as usize + count {
+            return Err(OutOfBounds { index: first.max(self.length) });
         }
-        let position = index as usize * words + offset;
+        let words = size_of::<T>() / WORD;
         // SAFETY: inside the mapping, which lives as long as `self`; a page is aligned for words. The programs and other
         // processes access it only in ways that do not conflict with atomic accesses of words.
-        Ok(unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast::<u64>().add(position)) })
+        Ok(unsafe {
+            let first = self.memory.as_mut_ptr().cast::<AtomicU64>().add(first as usize * words);
+            slice::from_raw_parts(first, count * words)
+        })
     }
 }
