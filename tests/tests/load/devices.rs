@@ -1,0 +1,97 @@
+//! Programs on devices: as links (tcx), and as filters of a clsact qdisc.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use lb_userspace::kernel::{Attachment, Change, KernelConfig, KernelError, Place as AttachedAt, cleanup};
+
+use crate::machine::{Machine, changes_of, start};
+
+#[test]
+fn devices_are_served_by_links_or_filters() -> Result<()> {
+    let machine = Machine::new()?;
+    // The dot is what VLAN devices have in their names.
+    machine.netns.ip("link add ext type veth peer name far\nlink add ext.100 type veth peer name far.100")?;
+    for clsact in [false, true, false] {
+        let devices = vec!["ext".to_owned(), "ext.100".to_owned()];
+        let config = KernelConfig { clsact, devices, ..machine.config.clone() };
+        machine.netns.run(|| {
+            let (mut kernel, changes) = start(&config)?;
+            assert_eq!(changes_of(&changes, Change::Attached), if kernel.reused() { 4 } else { 12 });
+            let places = || -> Result<_> { Ok(device_places(&kernel.attachments()?)) };
+            let expected = |device: &str| [(device.to_owned(), clsact), (device.to_owned(), clsact)];
+            assert_eq!(places()?, [expected("ext"), expected("ext.100")].concat());
+            // Both kinds stay without the agent, and are switched by the next one.
+            drop(kernel);
+            let (next, changes) = start(&config)?;
+            kernel = next;
+            assert_eq!(changes_of(&changes, Change::Switched), 12, "{changes:?}");
+            kernel.detach_device("ext")?;
+            assert_eq!(device_places(&kernel.attachments()?), expected("ext.100"));
+            assert_eq!(kernel.attach_device("ext")?.len(), 2);
+            assert_eq!(changes_of(&kernel.attach_device("ext")?, Change::Kept), 2);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn device_places(attachments: &[Attachment]) -> Vec<(String, bool)> {
+    let mut places: Vec<_> = attachments
+        .iter()
+        .filter_map(|attachment| match &attachment.place {
+            AttachedAt::Tcx { device, .. } => Some((device.clone(), false)),
+            AttachedAt::Clsact { device, .. } => Some((device.clone(), true)),
+            AttachedAt::Cgroup { .. } => None,
+        })
+        .collect();
+    places.sort();
+    places
+}
+
+#[test]
+fn cleanup_removes_filters_and_the_qdisc_that_was_made_for_them() -> Result<()> {
+    let machine = Machine::new()?;
+    machine.netns.ip("link add ext type veth peer name far\nlink add own type veth peer name far2")?;
+    let tc = |arguments: &str| -> Result<String> {
+        let mut command = Command::new("tc");
+        let output = command
+            .args(["-n", machine.netns.name()])
+            .args(arguments.split(' ').map(|word| word.replace('_', " ")))
+            .output()?;
+        ensure!(output.status.success(), "tc {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    tc("qdisc add dev own clsact")?;
+    tc("filter add dev own ingress bpf bytecode 1,6_0_0_0 flowid 1:1")?;
+    let devices = vec!["ext".to_owned(), "own".to_owned()];
+    let config = KernelConfig { clsact: true, devices, ..machine.config.clone() };
+    machine.netns.run(|| {
+        drop(start(&config)?);
+        Ok(())
+    })?;
+    assert!(tc("filter show dev ext ingress")?.contains("tc_ingress"));
+    assert!(tc("filter show dev own egress")?.contains("tc_egress"));
+    let removed = machine.netns.run(|| Ok(cleanup(&config.bpffs)?))?;
+    assert!(removed.iter().any(|line| line.contains("tc_egress of own")), "{removed:?}");
+    assert!(!tc("qdisc show dev ext")?.contains("clsact"));
+    assert!(tc("qdisc show dev own")?.contains("clsact"));
+    let own = tc("filter show dev own ingress")?;
+    assert!(own.contains("bytecode") && !own.contains("tc_ingress"), "{own}");
+    Ok(())
+}
+
+#[test]
+fn a_device_that_is_made_again_is_served_again() -> Result<()> {
+    let machine = Machine::new()?;
+    machine.netns.ip("link add ext type veth peer name far")?;
+    let config = KernelConfig { devices: vec!["ext".to_owned()], ..machine.config.clone() };
+    let mut kernel = machine.netns.run(|| Ok(start(&config)?.0))?;
+    machine.netns.ip("link del ext\nlink add ext type veth peer name far")?;
+    let changes = machine.netns.run(|| Ok(kernel.attach_device("ext")?))?;
+    assert_eq!(changes_of(&changes, Change::Moved), 2, "{changes:?}");
+    machine.netns.ip("link del ext")?;
+    let missing = machine.netns.run(|| Ok(kernel.attach_device("ext").map(drop)))?;
+    assert!(matches!(missing, Err(KernelError::NoDevice { .. })), "{missing:?}");
+    Ok(())
+}

@@ -1,0 +1,373 @@
+//! The contract of `Store`, on the kernel's maps: what is written is read back, and nothing else changes.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, Map, MapData};
+use lb_common::{
+    address::{Address, Port, Protocol},
+    backend::Backend,
+    config::{NodeAddress, maps, node_address},
+    frontend::{FrontendEntry, FrontendKey, FrontendKind},
+    service::{Range, ServiceRecord, Set, Settings, flags},
+};
+use lb_tests::{bpffs::Bpffs, cgroup::Cgroup, wait};
+use lb_userspace::{
+    kernel::{Kernel, KernelConfig},
+    store::{Capacity, Store, StoreError, Tables, Write, kernel::KernelStore},
+};
+
+/// Maps of a small agent that is never activated: they go with it.
+struct Maps {
+    store: KernelStore,
+    _kernel: Kernel,
+    _cgroup: Cgroup,
+    _bpffs: Bpffs,
+}
+
+const CAPACITY: Capacity = Capacity { frontends: 64, services: 16, backends: 100, node_addresses: 8 };
+
+impl Maps {
+    fn new(capacity: Capacity) -> Result<Self> {
+        let (bpffs, cgroup) = (Bpffs::new()?, Cgroup::new("store")?);
+        let config = KernelConfig {
+            bpffs: bpffs.pin_path(),
+            cgroup: cgroup.path().to_owned(),
+            capacity,
+            ..KernelConfig::default()
+        };
+        let kernel = Kernel::prepare(&config)?;
+        Ok(Self { store: kernel.store()?, _kernel: kernel, _cgroup: cgroup, _bpffs: bpffs })
+    }
+}
+
+fn key(number: u32) -> FrontendKey {
+    let [a, b, c, d] = number.to_be_bytes();
+    FrontendKey::new(Address::from_v4_bytes([10 + a, 96 + b, c, d]), Port::new(443), Protocol::Tcp)
+}
+
+fn frontend(number: u32, record: u32) -> Write {
+    let key = key(number);
+    Write::PutFrontend { key, entry: FrontendEntry::new(&key, FrontendKind::ClusterIp, record) }
+}
+
+fn backend(number: u32) -> Backend {
+    let [_, b, c, d] = number.to_be_bytes();
+    let address = Address::from_v4_bytes([10, b, c, d]);
+    Backend { address, port: Port::new(8080), flags: 0, id: number }
+}
+
+fn apply(store: &mut KernelStore, writes: &[Write]) -> Result<()> {
+    writes.iter().try_for_each(|write| store.apply(write).with_context(|| format!("{write:?}")))
+}
+
+#[test]
+fn every_write_is_read_back() -> Result<()> {
+    let mut maps = Maps::new(CAPACITY)?;
+    let store = &mut maps.store;
+    assert_eq!(store.capacity(), CAPACITY);
+    assert_eq!(store.read()?, Tables::default());
+
+    let settings = Settings { flags: flags::INTERNAL_LOCAL, affinity_seconds: 10_800 };
+    let (cluster, local) = (Range { first: 10, count: 3 }, Range { first: 99, count: 1 });
+    let record = ServiceRecord::new(7, settings, cluster, local);
+    let node = Address::from_v4_bytes([172, 18, 0, 2]);
+    let value = NodeAddress { flags: node_address::NODE_PORTS };
+    apply(
+        store,
+        &[
+            Write::Slots { first: 10, backends: vec![backend(1), backend(2), backend(3)] },
+            Write::Slots { first: 99, backends: vec![backend(3)] },
+            Write::Record { index: 15, record },
+            frontend(1, 15),
+            frontend(2, 15),
+            Write::PutNodeAddress { address: node, value },
+        ],
+    )?;
+    let tables = store.read()?;
+    assert_eq!(tables.services.into_iter().collect::<Vec<_>>(), [(15, record)]);
+    let slots = [(10, backend(1)), (11, backend(2)), (12, backend(3)), (99, backend(3))];
+    assert_eq!(tables.backends.into_iter().collect::<Vec<_>>(), slots);
+    assert_eq!(tables.frontends.keys().copied().collect::<Vec<_>>(), [key(1), key(2)]);
+    assert_eq!(tables.frontends[&key(1)], FrontendEntry::new(&key(1), FrontendKind::ClusterIp, 15));
+    assert_eq!(tables.node_addresses.into_iter().collect::<Vec<_>>(), [(node, value)]);
+
+    let changed = Settings { flags: flags::EXTERNAL_LOCAL, affinity_seconds: 0 };
+    apply(
+        store,
+        &[
+            Write::Range { index: 15, set: Set::Cluster, range: Range { first: 11, count: 1 } },
+            Write::Range { index: 15, set: Set::Local, range: Range::EMPTY },
+            Write::Settings { index: 15, settings: changed },
+            frontend(2, 3),
+            Write::DeleteFrontend { key: key(1) },
+            Write::DeleteNodeAddress { address: node },
+        ],
+    )?;
+    let tables = store.read()?;
+    let expected = ServiceRecord::new(7, changed, Range { first: 11, count: 1 }, Range::EMPTY);
+    assert_eq!(tables.services.into_iter().collect::<Vec<_>>(), [(15, expected)]);
+    assert_eq!(tables.backends.into_iter().collect::<Vec<_>>(), [(11, backend(2))]);
+    assert_eq!(
+        tables.frontends.into_iter().map(|(key, entry)| (key, entry.record)).collect::<Vec<_>>(),
+        [(key(2), 3)]
+    );
+    assert_eq!(tables.node_addresses.len(), 0);
+
+    apply(store, &[Write::Record { index: 15, record: ServiceRecord::default() }])?;
+    assert_eq!(store.read()?.services.len(), 0);
+    Ok(())
+}
+
+#[test]
+fn deleting_what_is_not_there_is_fine() -> Result<()> {
+    let mut maps = Maps::new(CAPACITY)?;
+    let writes = [
+        Write::DeleteFrontend { key: key(1) },
+        Write::DeleteNodeAddress { address: Address::UNSPECIFIED },
+        frontend(1, 1),
+        Write::DeleteFrontend { key: key(1) },
+        Write::DeleteFrontend { key: key(1) },
+    ];
+    apply(&mut maps.store, &writes)
+}
+
+#[test]
+fn a_full_map_keeps_what_it_has_and_takes_more_once_there_is_room() -> Result<()> {
+    let mut maps = Maps::new(CAPACITY)?;
+    let store = &mut maps.store;
+    for number in 0..CAPACITY.frontends {
+        apply(store, &[frontend(number, number)])?;
+    }
+    let before = store.read()?;
+    let refused = store.apply(&frontend(1_000, 1));
+    assert!(matches!(refused, Err(StoreError::Full { map: maps::FRONTENDS })), "{refused:?}");
+    assert_eq!(store.read()?, before);
+    // A present one can still be changed: nothing is inserted.
+    apply(store, &[frontend(5, 50), Write::DeleteFrontend { key: key(6) }, frontend(1_000, 1)])?;
+    let after = store.read()?.frontends;
+    assert_eq!(after[&key(5)].record, 50);
+    assert!(after.contains_key(&key(1_000)) && !after.contains_key(&key(6)));
+
+    let value = NodeAddress { flags: 0 };
+    let address = |last| Address::from_v4_bytes([172, 18, 0, last]);
+    for last in 0..8 {
+        apply(store, &[Write::PutNodeAddress { address: address(last), value }])?;
+    }
+    let refused = store.apply(&Write::PutNodeAddress { address: address(8), value });
+    assert!(matches!(refused, Err(StoreError::Full { map: maps::NODE_ADDRESSES })), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn what_lies_beyond_a_map_is_refused_and_changes_nothing() -> Result<()> {
+    let mut maps = Maps::new(CAPACITY)?;
+    let store = &mut maps.store;
+    let record = ServiceRecord::new(1, Settings::default(), Range { first: 0, count: 100 }, Range::EMPTY);
+    apply(store, &[Write::Record { index: 0, record }])?;
+    let before = store.read()?;
+    let slots = |first, count: u32| Write::Slots { first, backends: (1..=count).map(backend).collect() };
+    for (write, map, index) in [
+        (slots(99, 2), maps::BACKENDS, 100),
+        (slots(0, 101), maps::BACKENDS, 100),
+        (slots(u32::MAX, 1), maps::BACKENDS, u32::MAX),
+        (Write::Record { index: 16, record }, maps::SERVICES, 16),
+        (Write::Range { index: 16, set: Set::Local, range: Range::EMPTY }, maps::SERVICES, 16),
+        (Write::Settings { index: u32::MAX, settings: Settings::default() }, maps::SERVICES, u32::MAX),
+    ] {
+        let refused = store.apply(&write);
+        let Err(StoreError::OutOfBounds { map: said, index: at }) = refused else {
+            panic!("{write:?}: {refused:?}")
+        };
+        assert_eq!((said, at), (map, index), "{write:?}");
+        assert_eq!(store.read()?, before, "{write:?}");
+    }
+    apply(store, &[slots(0, 100), slots(99, 1)])
+}
+
+#[test]
+fn a_grace_period_ends_after_the_programs_that_were_running() -> Result<()> {
+    const ROUNDS: u32 = 5;
+    let mut maps = Maps::new(CAPACITY)?;
+    let slow = SlowProgram::load()?;
+    let mut met_it_running = 0;
+    for _ in 0..ROUNDS {
+        thread::scope(|scope| {
+            let run = scope.spawn(|| slow.run());
+            let start = Instant::now();
+            let mut state = slow.state()?;
+            while state == State::Idle {
+                ensure!(start.elapsed() < wait::SOON, "the program does not start");
+                state = slow.state()?;
+            }
+            met_it_running += u32::from(state == State::Running);
+            maps.store.apply(&Write::Grace)?;
+            assert_eq!(slow.state()?, State::Ended);
+            run.join().expect("the thread of the program")
+        })?;
+        slow.reset()?;
+    }
+    assert!(met_it_running > ROUNDS / 2, "the program was running in {met_it_running} rounds only");
+    Ok(())
+}
+
+#[test]
+fn a_large_cluster_is_written_fast() -> Result<()> {
+    let capacity = Capacity { frontends: 65_536, services: 50_000, backends: 500_000, node_addresses: 8 };
+    let mut maps = Maps::new(capacity)?;
+    let store = &mut maps.store;
+    let slots: Vec<Backend> = (0..500_000).map(backend).collect();
+    let services = (0..50_000).map(|index| {
+        let range = Range { first: index * 10, count: 10 };
+        let record = ServiceRecord::new(index + 1, Settings::default(), range, Range::EMPTY);
+        Write::Record { index, record }
+    });
+    let phases: [(&str, Vec<Write>, Duration); 3] = [
+        ("500,000 slots", vec![Write::Slots { first: 0, backends: slots }], Duration::from_millis(500)),
+        ("50,000 records", services.collect(), Duration::from_millis(500)),
+        ("50,000 frontends", (0..50_000).map(|n| frontend(n, n)).collect(), Duration::from_secs(2)),
+    ];
+    for (what, writes, limit) in &phases {
+        let start = Instant::now();
+        apply(store, writes)?;
+        let took = start.elapsed();
+        println!("{what}: {took:?}");
+        // Far above what a release build needs; a system call for each slot would not keep it.
+        assert!(took < *limit, "{what} took {took:?}");
+    }
+    let start = Instant::now();
+    let tables = store.read()?;
+    println!("read back: {:?}", start.elapsed());
+    assert_eq!(
+        (tables.frontends.len(), tables.services.len(), tables.backends.len()),
+        (50_000, 50_000, 500_000)
+    );
+    Ok(())
+}
+
+/// A program that runs for a tenth of a second or longer: it marks its start, asks for the time again and again, calls
+/// itself as often as the kernel allows, and marks its end.
+struct SlowProgram {
+    program: OwnedFd,
+    marks: OwnedFd,
+    _itself: OwnedFd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Running,
+    Ended,
+}
+
+/// The commands of bpf(2) in use, and the part of `union bpf_attr` that they need.
+const MAP_CREATE: i64 = 0;
+const MAP_UPDATE_ELEM: i64 = 2;
+const PROG_LOAD: i64 = 5;
+const PROG_TEST_RUN: i64 = 10;
+type Attr = [u64; 16];
+
+impl SlowProgram {
+    /// As many turns as the verifier follows: three instructions each, of a million.
+    const TURNS: i32 = 300_000;
+
+    fn load() -> Result<Self> {
+        const SOCKET_FILTER: u64 = 1;
+        let (marks, itself) = (create_array(2, 16)?, create_array(3, 4)?);
+        let program = Self::instructions(&marks, &itself);
+        let mut attr: Attr = [0; 16];
+        attr[0] = SOCKET_FILTER | (program.len() as u64) << 32;
+        attr[1] = program.as_ptr().expose_provenance() as u64;
+        attr[2] = c"GPL".as_ptr().expose_provenance() as u64;
+        let program = descriptor(bpf(PROG_LOAD, &mut attr)).context("loading the slow program")?;
+
+        let (key, value) = (0_u32, program.as_raw_fd());
+        let mut attr: Attr = [0; 16];
+        attr[0] = u64::from(itself.as_raw_fd().cast_unsigned());
+        attr[1] = (&raw const key).expose_provenance() as u64;
+        attr[2] = (&raw const value).expose_provenance() as u64;
+        bpf(MAP_UPDATE_ELEM, &mut attr).context("pointing the slow program at itself")?;
+        Ok(Self { program, marks, _itself: itself })
+    }
+
+    fn instructions(marks: &OwnedFd, itself: &OwnedFd) -> [u64; 16] {
+        let instruction = |code: u64, registers: u64, offset: i16, immediate: i32| {
+            let (offset, immediate) =
+                (u64::from(offset.cast_unsigned()), u64::from(immediate.cast_unsigned()));
+            code | registers << 8 | offset << 16 | immediate << 32
+        };
+        [
+            instruction(0xbf, 0x18, 0, 0),                  // r8 = context
+            instruction(0x18, 0x26, 0, marks.as_raw_fd()),  // r6 = &marks[0]
+            0,                                              //
+            instruction(0x7a, 0x06, 0, 1),                  // started = 1
+            instruction(0xb7, 0x07, 0, 0),                  // r7 = 0
+            instruction(0x85, 0x00, 0, 5),                  // call bpf_ktime_get_ns
+            instruction(0x07, 0x07, 0, 1),                  // r7 += 1
+            instruction(0xa5, 0x07, -3, Self::TURNS),       // if r7 < TURNS goto the call
+            instruction(0xbf, 0x81, 0, 0),                  // r1 = context
+            instruction(0x18, 0x12, 0, itself.as_raw_fd()), // r2 = itself
+            0,                                              //
+            instruction(0xb7, 0x03, 0, 0),                  // r3 = 0
+            instruction(0x85, 0x00, 0, 12),                 // call bpf_tail_call: returns after the last one
+            instruction(0x7a, 0x06, 8, 1),                  // ended = 1
+            instruction(0xb7, 0x00, 0, 0),                  // r0 = 0
+            instruction(0x95, 0x00, 0, 0),                  // exit
+        ]
+    }
+
+    /// Runs it once; returns when it has ended.
+    fn run(&self) -> Result<()> {
+        let packet = [0_u8; 64];
+        let mut attr: Attr = [0; 16];
+        attr[0] = u64::from(self.program.as_raw_fd().cast_unsigned());
+        attr[1] = packet.len() as u64;
+        attr[2] = packet.as_ptr().expose_provenance() as u64;
+        attr[4] = 1;
+        bpf(PROG_TEST_RUN, &mut attr).map(drop).context("running the slow program")
+    }
+
+    fn state(&self) -> Result<State> {
+        Ok(match self.marks()?.get(&0, 0)? {
+            [0, _] => State::Idle,
+            [_, 0] => State::Running,
+            [..] => State::Ended,
+        })
+    }
+
+    fn reset(&self) -> Result<()> {
+        Ok(self.marks()?.set(0, &[0, 0], 0)?)
+    }
+
+    fn marks(&self) -> Result<Array<MapData, [u64; 2]>> {
+        Ok(Map::from_map_data(MapData::from_fd(self.marks.try_clone()?)?)?.try_into()?)
+    }
+}
+
+/// An array of one element of programs (3) or of bytes (2).
+fn create_array(map_type: u64, value_size: u64) -> Result<OwnedFd> {
+    let (key_size, entries) = (4, 1);
+    let mut attr: Attr = [0; 16];
+    attr[0] = map_type | key_size << 32;
+    attr[1] = value_size | entries << 32;
+    descriptor(bpf(MAP_CREATE, &mut attr)).context("creating an array")
+}
+
+fn bpf(command: i64, attr: &mut Attr) -> io::Result<i64> {
+    // SAFETY: the attribute is valid for reads and writes of its size, and so is what it points to.
+    match unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) } {
+        answer if answer >= 0 => Ok(answer),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn descriptor(answer: io::Result<i64>) -> Result<OwnedFd> {
+    let number = i32::try_from(answer?)?;
+    // SAFETY: the kernel has just returned it, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
