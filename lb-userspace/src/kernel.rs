@@ -31,7 +31,7 @@ use aya::{
     maps::{Array, MapData},
 };
 use aya_log::EbpfLogger;
-use lb_common::config::{Config, LAYOUT_VERSION, capacity, maps, programs};
+use lb_common::config::{Config, LAYOUT_VERSION, capacity, maps};
 
 pub use self::{
     cleanup::cleanup,
@@ -201,7 +201,11 @@ impl Kernel {
     /// Serves a device no longer; one that is not served or not there is fine.
     pub fn detach_device(&mut self, name: &str) -> Result<(), KernelError> {
         self.devices.retain(|device| device != name);
-        if self.active { device::detach(&mut self.ebpf, &self.pins, name) } else { Ok(()) }
+        if self.active {
+            device::detach(&self.pins, name)?;
+            device::retain_devices(&mut self.ebpf, &self.devices)?;
+        }
+        Ok(())
     }
 
     /// What is attached now, by any agent that used this pin directory.
@@ -238,8 +242,8 @@ impl Kernel {
     fn attach_to_cgroup(&mut self) -> Result<Activation, KernelError> {
         let metadata = self.cgroup.metadata().map_err(KernelError::io("looking at", "the cgroup"))?;
         let mut changes = Vec::new();
-        for name in programs::CGROUP {
-            let program = load::cgroup_program(&mut self.ebpf, name)?;
+        for name in load::cgroup_programs() {
+            let program = load::program(&mut self.ebpf, name)?;
             let mut place = OnCgroup { program, cgroup: &self.cgroup, cgroup_id: metadata.ino() };
             changes.push((name.to_owned(), link::ensure(&self.pins, name, &mut place)?));
         }
@@ -254,7 +258,7 @@ impl Kernel {
                 device::PROGRAMS.into_iter().find_map(|(program, _)| pins::device_of(&pin, program));
             let wanted = match of_device {
                 Some(device) => self.device_kind == Kind::Tcx && self.devices.contains(&device),
-                None => programs::CGROUP.contains(&pin.as_str()),
+                None => load::cgroup_programs().any(|program| program == pin),
             };
             if !wanted {
                 link::remove(&path)?;

@@ -1,4 +1,4 @@
-//! The few calls of bpf(2) that aya does not offer: what a link is attached to, detaching it, and two probes.
+//! The few calls of bpf(2) that aya does not offer: links of every kind of program, and two probes.
 
 use std::{
     ffi::CString,
@@ -75,6 +75,14 @@ pub(crate) fn link_info(link: impl AsFd) -> io::Result<LinkInfo> {
         LinkTarget::Other
     };
     Ok(LinkInfo { id: info.id, program_id: info.prog_id, target })
+}
+
+/// Makes a link run another program, in one step: for cgroups since kernel 5.7, for devices since 6.6.
+pub(crate) fn link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = number(link.as_fd());
+    attr.link_update.__bindgen_anon_1.new_prog_fd = number(program.as_fd());
+    call(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
 /// Detaches a link, whoever else holds it (kernel 5.9).

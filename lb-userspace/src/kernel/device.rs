@@ -77,13 +77,9 @@ pub(crate) fn attach(
 }
 
 /// Removes both programs from a device.
-pub(crate) fn detach(ebpf: &mut Ebpf, pins: &Pins, device: &str) -> Result<(), KernelError> {
+pub(crate) fn detach(pins: &Pins, device: &str) -> Result<(), KernelError> {
     remove_links(pins, device)?;
-    remove_filters(pins, device)?;
-    match index(device) {
-        Ok(ifindex) => unlist_device(ebpf, ifindex),
-        Err(_) => Ok(()),
-    }
+    remove_filters(pins, device)
 }
 
 /// Ingress first, so that nothing new is translated while answers still are.

@@ -11,10 +11,8 @@ use std::{
 };
 
 use aya::programs::{
-    CgroupAttachMode, CgroupSockAddr, LinkOrder, ProgramError, SchedClassifier, TcAttach, TcAttachType,
-    cgroup_sock_addr::CgroupSockAddrLink,
-    links::{FdLink, PinnedLink},
-    tc::SchedClassifierLink,
+    CgroupAttachMode, LinkOrder, Program, ProgramError, ProgramFd, SchedClassifier, TcAttach, TcAttachType,
+    links::FdLink,
 };
 use serde::Serialize;
 
@@ -42,17 +40,17 @@ pub enum Change {
 pub(crate) trait Linkable {
     /// The loaded program's id.
     fn program_id(&self) -> Result<u32, ProgramError>;
+    /// The loaded program.
+    fn program(&self) -> Result<&ProgramFd, ProgramError>;
     /// Whether a link leads to this place.
     fn leads_here(&self, target: LinkTarget) -> bool;
     /// Makes a new link.
     fn attach(&mut self) -> Result<FdLink, ProgramError>;
-    /// Makes an existing link run this program.
-    fn take_over(&mut self, link: FdLink) -> Result<(), ProgramError>;
 }
 
 /// A program for a cgroup.
 pub(crate) struct OnCgroup<'a> {
-    pub(crate) program: &'a mut CgroupSockAddr,
+    pub(crate) program: &'a mut Program,
     pub(crate) cgroup: &'a File,
     /// The number of the cgroup's inode.
     pub(crate) cgroup_id: u64,
@@ -63,19 +61,28 @@ impl Linkable for OnCgroup<'_> {
         Ok(self.program.info()?.id())
     }
 
+    fn program(&self) -> Result<&ProgramFd, ProgramError> {
+        self.program.fd()
+    }
+
     fn leads_here(&self, target: LinkTarget) -> bool {
         matches!(target, LinkTarget::Cgroup { id, .. } if id == self.cgroup_id)
     }
 
     fn attach(&mut self) -> Result<FdLink, ProgramError> {
         // A link always shares the cgroup with others: the mode is for attachments of the older kind.
-        let id = self.program.attach(self.cgroup, CgroupAttachMode::Single)?;
-        Ok(self.program.take_link(id)?.try_into()?)
-    }
-
-    fn take_over(&mut self, link: FdLink) -> Result<(), ProgramError> {
-        let id = self.program.attach_to_link(CgroupSockAddrLink::try_from(link)?)?;
-        self.program.take_link(id).map(drop)
+        let mode = CgroupAttachMode::Single;
+        match self.program {
+            Program::CgroupSockAddr(program) => {
+                let id = program.attach(self.cgroup, mode)?;
+                Ok(program.take_link(id)?.try_into()?)
+            }
+            Program::CgroupSock(program) => {
+                let id = program.attach(self.cgroup, mode)?;
+                Ok(program.take_link(id)?.try_into()?)
+            }
+            _ => Err(ProgramError::UnexpectedProgramType),
+        }
     }
 }
 
@@ -91,6 +98,10 @@ impl Linkable for OnDevice<'_> {
         Ok(self.program.info()?.id())
     }
 
+    fn program(&self) -> Result<&ProgramFd, ProgramError> {
+        self.program.fd()
+    }
+
     fn leads_here(&self, target: LinkTarget) -> bool {
         matches!(target, LinkTarget::Tcx { ifindex, .. } if ifindex == self.ifindex)
     }
@@ -100,11 +111,6 @@ impl Linkable for OnDevice<'_> {
         let place = TcAttach::Tcx { attach_type: self.direction, order: LinkOrder::first() };
         let id = self.program.attach(self.ifindex, place)?;
         Ok(self.program.take_link(id)?.try_into()?)
-    }
-
-    fn take_over(&mut self, link: FdLink) -> Result<(), ProgramError> {
-        let id = self.program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
-        self.program.take_link(id).map(drop)
     }
 }
 
@@ -119,7 +125,8 @@ pub(crate) fn ensure(pins: &Pins, name: &str, place: &mut impl Linkable) -> Resu
         if link.program_id == place.program_id().map_err(error("looking at"))? {
             return Ok(Change::Kept);
         }
-        match open(&path).and_then(|link| place.take_over(link)) {
+        let program = place.program().map_err(error("looking at"))?;
+        match bpf::object_get(&path).and_then(|link| bpf::link_update(link, program)) {
             Ok(()) => return Ok(Change::Switched),
             // For instance the cgroup is removed at this moment (ENOLINK).
             Err(cause) => tracing::warn!(name, %cause, "cannot switch the link, replacing it"),
@@ -153,10 +160,6 @@ pub(crate) fn remove(path: &Path) -> Result<(), KernelError> {
         Err(error) => return Err(KernelError::io("detaching the link", path)(error)),
     }
     pins::remove_file(path)
-}
-
-fn open(path: &Path) -> Result<FdLink, ProgramError> {
-    Ok(PinnedLink::from_pin(path).map(FdLink::from)?)
 }
 
 /// Pins a new link in the place of the old one, whose program detaches with its last reference.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier},
 };
 use aya_obj::Object;
 use lb_common::config::{globals, maps, programs};
@@ -83,8 +83,13 @@ pub(crate) fn load(
         loader.map_pin_path(name, pins.map(name));
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Create(Box::new(error)))?;
-    for name in programs::CGROUP {
-        cgroup_program(&mut ebpf, name)?.load().map_err(|error| refused(name, error))?;
+    for name in cgroup_programs() {
+        let done = match program(&mut ebpf, name)? {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            _ => return Err(wrong_type(name)),
+        };
+        done.map_err(|error| refused(name, error))?;
     }
     Ok(ebpf)
 }
@@ -101,15 +106,13 @@ pub(crate) fn device_program<'a>(
     }
 }
 
-/// A program that attaches to cgroups.
-pub(crate) fn cgroup_program<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut CgroupSockAddr, KernelError> {
-    program(ebpf, name)?.try_into().map_err(|_| wrong_type(name))
+/// The programs that attach to cgroups, in the order in which they are attached.
+pub(crate) fn cgroup_programs() -> impl Iterator<Item = &'static str> {
+    programs::CGROUP.into_iter().chain(programs::BIND)
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, KernelError> {
+/// A program of the object.
+pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, KernelError> {
     ebpf.program_mut(name).ok_or_else(|| KernelError::Object { what: format!("it lacks the program {name}") })
 }
 
@@ -164,8 +167,8 @@ mod tests {
         assert_eq!(size(maps::CONFIG), (4, size_of::<Config>()));
         assert_eq!(definitions[maps::FLOWS].max_entries, 7);
         let object = Object::parse(OBJECT).unwrap();
-        for name in programs::CGROUP.iter().chain(&[programs::TC_INGRESS, programs::TC_EGRESS]) {
-            assert!(object.programs.contains_key(*name), "{name}");
+        for name in cgroup_programs().chain([programs::TC_INGRESS, programs::TC_EGRESS]) {
+            assert!(object.programs.contains_key(name), "{name}");
         }
     }
 

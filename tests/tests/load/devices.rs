@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use lb_userspace::kernel::{Attachment, Change, KernelConfig, KernelError, Place as AttachedAt, cleanup};
 
-use crate::machine::{Machine, changes_of, start};
+use crate::machine::{Machine, ON_CGROUP, changes_of, start};
 
 #[test]
 fn devices_are_served_by_links_or_filters() -> Result<()> {
@@ -17,7 +17,10 @@ fn devices_are_served_by_links_or_filters() -> Result<()> {
         let config = KernelConfig { clsact, devices, ..machine.config.clone() };
         machine.netns.run(|| {
             let (mut kernel, changes) = start(&config)?;
-            assert_eq!(changes_of(&changes, Change::Attached), if kernel.reused() { 4 } else { 12 });
+            assert_eq!(
+                changes_of(&changes, Change::Attached),
+                if kernel.reused() { 4 } else { ON_CGROUP + 4 }
+            );
             let places = || -> Result<_> { Ok(device_places(&kernel.attachments()?)) };
             let expected = |device: &str| [(device.to_owned(), clsact), (device.to_owned(), clsact)];
             assert_eq!(places()?, [expected("ext"), expected("ext.100")].concat());
@@ -25,7 +28,7 @@ fn devices_are_served_by_links_or_filters() -> Result<()> {
             drop(kernel);
             let (next, changes) = start(&config)?;
             kernel = next;
-            assert_eq!(changes_of(&changes, Change::Switched), 12, "{changes:?}");
+            assert_eq!(changes_of(&changes, Change::Switched), ON_CGROUP + 4, "{changes:?}");
             kernel.detach_device("ext")?;
             assert_eq!(device_places(&kernel.attachments()?), expected("ext.100"));
             assert_eq!(kernel.attach_device("ext")?.len(), 2);

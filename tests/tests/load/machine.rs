@@ -10,7 +10,7 @@ use aya::{
 use lb_common::{
     address::{Port, Protocol},
     backend::Backend,
-    config::{Config, maps},
+    config::{Config, maps, programs},
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
     service::{Range, ServiceRecord, Settings},
 };
@@ -34,6 +34,9 @@ pub(crate) struct Machine {
     pub(crate) bpffs: Bpffs,
     pub(crate) netns: Netns,
 }
+
+/// How many programs attach to a cgroup.
+pub(crate) const ON_CGROUP: usize = programs::CGROUP.len() + programs::BIND.len();
 
 pub(crate) const VIP: &str = "10.96.0.10:80";
 const BACKEND: &str = "127.0.0.1:8080";

@@ -28,7 +28,7 @@ use lb_userspace::{
     store::Store as _,
 };
 
-use crate::machine::{Ids, Machine, VIP, changes_of, fill, no_addresses, start, target};
+use crate::machine::{Ids, Machine, ON_CGROUP, VIP, changes_of, fill, no_addresses, start, target};
 
 #[test]
 fn every_program_loads_and_says_how_much_the_verifier_read() -> Result<()> {
@@ -39,7 +39,8 @@ fn every_program_loads_and_says_how_much_the_verifier_read() -> Result<()> {
     let attachments = machine.netns.run(|| Ok(kernel.attachments()?))?;
     let mut names: Vec<&str> = attachments.iter().map(|attachment| attachment.program.as_str()).collect();
     names.sort_unstable();
-    let mut expected = [&programs::CGROUP[..], &[programs::TC_INGRESS, programs::TC_EGRESS]].concat();
+    let mut expected =
+        [&programs::CGROUP[..], &programs::BIND, &[programs::TC_INGRESS, programs::TC_EGRESS]].concat();
     expected.sort_unstable();
     assert_eq!(names, expected);
     for attachment in &attachments {
@@ -75,12 +76,12 @@ fn nothing_is_in_force_before_it_is_activated() -> Result<()> {
     assert_eq!(kernel.attachments()?, []);
 
     let changes = kernel.activate()?;
-    assert_eq!(changes_of(&changes, Change::Attached), programs::CGROUP.len());
+    assert_eq!(changes_of(&changes, Change::Attached), ON_CGROUP);
     let answer = prober.ask_once(target()?)?;
     assert_eq!(answer.backend()?, "backend");
     assert_eq!(answer.peer.context("no peer")?.to_string(), VIP);
     assert_eq!(kernel.outcomes()?[Outcome::ConnectTranslated.number() as usize], 1);
-    assert_eq!(changes_of(&kernel.activate()?, Change::Kept), programs::CGROUP.len());
+    assert_eq!(changes_of(&kernel.activate()?, Change::Kept), ON_CGROUP);
     Ok(())
 }
 
@@ -113,7 +114,7 @@ fn restarts_upgrades_and_other_sizes_fail_no_connection() -> Result<()> {
         assert_eq!((tables.frontends.len(), tables.services.len(), tables.backends.len()), (1, 1, 1));
         next.configure(&no_addresses())?;
         let changes = next.activate()?;
-        assert_eq!(changes_of(&changes, Change::Switched), programs::CGROUP.len());
+        assert_eq!(changes_of(&changes, Change::Switched), ON_CGROUP);
         let now = Ids::of(&machine.config.bpffs, &next.attachments()?)?;
         assert_eq!(now.links, ids.links, "links are switched, not replaced");
         assert_eq!(now.maps == ids.maps, !grow);
@@ -185,15 +186,15 @@ fn a_link_to_another_or_a_removed_cgroup_is_replaced() -> Result<()> {
         kernel.attachments()?.into_iter().map(of).collect()
     };
     let (kernel, _) = start(&at(&first))?;
-    assert_eq!(cgroups(&kernel)?, vec![Some(first.path().to_owned()); programs::CGROUP.len()]);
+    assert_eq!(cgroups(&kernel)?, vec![Some(first.path().to_owned()); ON_CGROUP]);
     drop(kernel);
     let (kernel, changes) = start(&at(&second))?;
-    assert_eq!(changes_of(&changes, Change::Moved), programs::CGROUP.len());
-    assert_eq!(cgroups(&kernel)?, vec![Some(second.path().to_owned()); programs::CGROUP.len()]);
+    assert_eq!(changes_of(&changes, Change::Moved), ON_CGROUP);
+    assert_eq!(cgroups(&kernel)?, vec![Some(second.path().to_owned()); ON_CGROUP]);
     drop((kernel, second));
     let (kernel, changes) = start(&at(&first))?;
-    assert_eq!(changes_of(&changes, Change::Moved), programs::CGROUP.len());
-    assert_eq!(cgroups(&kernel)?, vec![Some(first.path().to_owned()); programs::CGROUP.len()]);
+    assert_eq!(changes_of(&changes, Change::Moved), ON_CGROUP);
+    assert_eq!(cgroups(&kernel)?, vec![Some(first.path().to_owned()); ON_CGROUP]);
     Ok(())
 }
 
@@ -206,9 +207,9 @@ fn what_was_unpinned_behind_our_back_is_put_back() -> Result<()> {
     fs::remove_file(pins.join(maps::SERVICES))?;
     let changes = kernel.activate()?;
     assert_eq!(changes_of(&changes, Change::Attached), 1, "{changes:?}");
-    assert_eq!(changes_of(&changes, Change::Kept), programs::CGROUP.len() - 1);
+    assert_eq!(changes_of(&changes, Change::Kept), ON_CGROUP - 1);
     assert_eq!(open_pinned(pins)?.tables()?.services.len(), 1);
-    assert_eq!(kernel.attachments()?.len(), programs::CGROUP.len());
+    assert_eq!(kernel.attachments()?.len(), ON_CGROUP);
     Ok(())
 }
 
