@@ -1,5 +1,6 @@
 //! Where the tables are written: the one seam between the pure pipeline and the kernel.
 
+pub mod checked;
 pub mod dump;
 pub mod fake;
 pub mod faulty;

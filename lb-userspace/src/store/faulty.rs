@@ -36,8 +36,8 @@ impl<S: Store> FaultyStore<S> {
     }
 
     /// The store inside.
-    pub fn into_inner(self) -> S {
-        self.inner
+    pub fn inner(&self) -> &S {
+        &self.inner
     }
 
     /// Xorshift (Marsaglia 2003).
