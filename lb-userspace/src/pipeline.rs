@@ -1,16 +1,38 @@
 //! From changes of objects to writes of tables: the pure middle, as one value.
+//!
+//! [`Pipeline::apply`] takes changes in, [`Pipeline::sync`] writes what they make necessary, [`Pipeline::reclaim`] frees
+//! what they left behind. The only effect is on the [`Store`] that is passed in; what is in force is what its writes have
+//! acknowledged. Cost follows the change: a slice touches its Service, and nothing looks at all of them.
 
+mod grace;
+mod problems;
+mod services;
 mod view;
+mod views;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use lb_common::{
+    address::Address,
+    config::{NodeAddress, maps},
+    frontend::FrontendKey,
+};
+
+use self::problems::Problems;
 pub use self::view::{
     BackendView, FrontendView, PortView, Reclaimed, ServiceView, Summary, SyncReport, Usage,
 };
 pub use crate::resolve::node_addresses::{NodePortAddresses, NodePortAddressesError};
 use crate::{
-    model::{Change, Kind, Problem},
-    store::{Capacity, Store, StoreError, Tables},
+    desired::{Desired, Effects},
+    model::{Change, Problem},
+    plan::{NoRoom, actual::Actual},
+    resolve::{self, Context},
+    state::{ServiceIndex, State, Touch},
+    store::{Capacity, Store, StoreError, Tables, Write},
 };
 
 /// What the operator decides.
@@ -28,71 +50,288 @@ pub struct PipelineSettings {
 #[derive(Debug)]
 pub struct Pipeline {
     settings: PipelineSettings,
-    capacity: Capacity,
-    synced: [bool; Kind::ALL.len()],
-    problems: BTreeMap<String, Vec<Problem>>,
+    context: Context,
+    state: State,
+    desired: Desired,
+    actual: Actual,
+    queue: Queue,
+    /// Services that do not fit, with what they lack.
+    blocked: BTreeMap<ServiceIndex, NoRoom>,
+    /// Frontends to delete, unless somebody claims them meanwhile.
+    given_up: BTreeSet<FrontendKey>,
+    node_addresses_touched: bool,
+    /// After a restart, until the first complete sync: records wait for their service ports.
+    adopting: bool,
+    problems: Problems,
 }
 
 impl Pipeline {
     /// Nothing known, nothing written.
     pub fn new(settings: PipelineSettings, capacity: Capacity) -> Self {
-        Self { settings, capacity, synced: [false; 4], problems: BTreeMap::new() }
+        let node_name = settings.node_name.clone();
+        Self {
+            context: Context {
+                node_name: node_name.clone(),
+                zone: None,
+                external_ips: settings.external_ips,
+            },
+            settings,
+            state: State::new(node_name),
+            desired: Desired::default(),
+            actual: Actual::new(capacity),
+            queue: Queue::default(),
+            blocked: BTreeMap::new(),
+            given_up: BTreeSet::new(),
+            node_addresses_touched: false,
+            adopting: false,
+            problems: Problems::default(),
+        }
     }
 
-    /// After a restart: what the maps hold. Keeps records, ids and slots. Call it before the first [`Pipeline::apply`].
-    pub fn adopt(&mut self, _actual: Tables) {}
+    /// After a restart: what the maps hold. Call it before the first [`Pipeline::sync`].
+    ///
+    /// A service port finds its record by its frontends, and its number, its backends' numbers and its sets stay. What no
+    /// object asks for is removed by the first sync, which waits for the initial lists.
+    pub fn adopt(&mut self, actual: Tables) {
+        self.given_up = actual.frontends.keys().copied().collect();
+        self.actual = Actual::adopt(self.actual.capacity(), actual);
+        self.adopting = true;
+    }
 
     /// Takes a change in and marks what it touches, nothing else.
     pub fn apply(&mut self, change: Change) {
-        match change {
-            Change::Reset(kind, _) => self.synced[kind as usize] = true,
-            Change::Problems { origin, problems } => {
-                self.problems.insert(origin, problems);
-            }
-            _ => {}
-        }
+        self.state.apply(change);
     }
 
     /// Whether the initial list of every kind has arrived. Before that, nothing is written.
     pub fn is_synced(&self) -> bool {
-        self.synced.iter().all(|synced| *synced)
+        self.state.is_synced()
     }
 
     /// Writes what the changes so far have made necessary. Before [`Pipeline::is_synced`] it writes nothing.
     ///
-    /// A service whose write fails stays dirty for the next call; the others go on.
-    pub fn sync(&mut self, _store: &mut dyn Store) -> SyncReport {
-        SyncReport::default()
+    /// A service whose write fails stays dirty for the next call; one that does not fit keeps its present state until there
+    /// is room; the others go on.
+    pub fn sync(&mut self, store: &mut dyn Store) -> SyncReport {
+        let mut writer = Writer { store, report: SyncReport::default() };
+        if self.is_synced() {
+            self.decide();
+            self.delete_given_up(&mut writer);
+            for service in self.queue.take() {
+                self.write_service(service, &mut writer);
+            }
+            self.retry_blocked(&mut writer);
+            self.write_node_addresses(&mut writer);
+            if self.adopting && self.dirty() == 0 {
+                self.actual.end_adoption();
+                self.adopting = false;
+            }
+        }
+        SyncReport {
+            dirty: self.dirty(),
+            blocked: self.blocked.len(),
+            retired: self.actual.has_retired(),
+            ..writer.report
+        }
     }
 
     /// Waits for one grace period and frees all that is retired. For quiet moments: it takes milliseconds.
-    pub fn reclaim(&mut self, _store: &mut dyn Store) -> Result<Reclaimed, StoreError> {
-        Ok(Reclaimed::default())
+    ///
+    /// [`Pipeline::sync`] does the same by itself when it cannot go on otherwise.
+    pub fn reclaim(&mut self, store: &mut dyn Store) -> Result<Reclaimed, StoreError> {
+        let mut writer = Writer { store, report: SyncReport::default() };
+        let freed = grace::reclaim(&mut self.actual, &mut writer)?;
+        Ok(Reclaimed { unblocked: self.unblock(), ..freed })
     }
 
-    /// What is wrong now: from the sources, from the objects' conflicts, from the store. Sorted.
+    /// What is wrong now: from the sources, from the objects and their conflicts, from the store. Sorted.
     pub fn problems(&self) -> Vec<Problem> {
-        self.problems.values().flatten().cloned().collect()
-    }
-
-    /// All Services, sorted by namespace and name.
-    pub fn services(&self) -> Vec<ServiceView> {
-        Vec::new()
-    }
-
-    /// `namespace/name:port` of each record in force, for dumps of the tables.
-    pub fn record_names(&self) -> BTreeMap<u32, String> {
-        BTreeMap::new()
-    }
-
-    /// Counts.
-    pub fn summary(&self) -> Summary {
-        let slots = Usage { capacity: self.capacity.backends, ..Usage::default() };
-        Summary { synced: self.is_synced(), slots, ..Summary::default() }
+        self.problems.all(&self.state, &self.desired)
     }
 
     /// What the operator decided.
     pub fn settings(&self) -> &PipelineSettings {
         &self.settings
     }
+
+    /// Settles what the changes mean for the frontends of all Services, before anything is written.
+    fn decide(&mut self) {
+        let touched = self.state.take_touched();
+        self.node_addresses_touched |= touched.addresses;
+        if touched.zone {
+            self.context.zone = self.state.zone().cloned();
+            self.state.entries().for_each(|(service, _)| self.queue.push(service));
+        }
+        let mut effects = Effects::default();
+        for (service, touch) in touched.services {
+            if touch == Touch::Service {
+                self.decide_frontends(service, &mut effects);
+            }
+            self.queue.push(service);
+        }
+        effects.services.into_iter().for_each(|service| self.queue.push(service));
+        effects.records.into_iter().for_each(|record| self.actual.abandon(record));
+        self.given_up.extend(effects.given_up);
+    }
+
+    fn decide_frontends(&mut self, index: ServiceIndex, effects: &mut Effects) {
+        let Some(entry) = self.state.entry(index) else { return };
+        let mut problems = Vec::new();
+        let service = entry.service.as_ref();
+        let specs = service
+            .and_then(|service| resolve::frontends::resolve(service, &self.context, &mut problems).ok())
+            .unwrap_or_default();
+        let created = service.and_then(|service| service.created);
+        self.desired.set_service(index, &entry.name, created, specs, effects);
+        self.problems.set_frontends(index, problems);
+    }
+
+    /// Deletes the frontends that nobody claims any more, before anything else changes.
+    fn delete_given_up(&mut self, writer: &mut Writer<'_>) {
+        for key in std::mem::take(&mut self.given_up) {
+            if self.desired.winner(&key).is_some() || self.actual.frontend(&key).is_none() {
+                self.problems.clear_delete(&key);
+            } else if let Err(error) = writer.write(&Write::DeleteFrontend { key }, &mut self.actual) {
+                self.problems.set_delete(key, &error);
+                self.given_up.insert(key);
+            } else {
+                self.problems.clear_delete(&key);
+            }
+        }
+    }
+
+    /// Tries those Services again that may fit by now.
+    fn retry_blocked(&mut self, writer: &mut Writer<'_>) {
+        let may_fit = self.blocked.iter().filter(|(_, no_room)| no_room.may_fit(&self.actual));
+        for service in may_fit.map(|(service, _)| *service).collect::<Vec<_>>() {
+            self.write_service(service, writer);
+        }
+    }
+
+    /// Queues those blocked Services that may fit by now.
+    fn unblock(&mut self) -> usize {
+        let before = self.queue.len();
+        for (service, no_room) in &self.blocked {
+            if no_room.may_fit(&self.actual) {
+                self.queue.push(*service);
+            }
+        }
+        self.queue.len() - before
+    }
+
+    fn write_node_addresses(&mut self, writer: &mut Writer<'_>) {
+        if !self.node_addresses_touched {
+            return;
+        }
+        let named = &self.settings.node_port_addresses;
+        let mut desired = resolve::node_addresses::resolve(named, self.state.node(), self.state.interfaces());
+        let capacity = self.actual.capacity().node_addresses as usize;
+        let excess = desired.len().saturating_sub(capacity);
+        if excess != 0 {
+            desired = desired.into_iter().take(capacity).collect();
+        }
+        let mut failed = None;
+        for write in node_address_writes(&desired, self.actual.node_addresses(), capacity) {
+            if let Err(error) = writer.write(&write, &mut self.actual) {
+                failed = Some(error);
+            }
+        }
+        self.node_addresses_touched = failed.is_some();
+        self.problems.set_node_addresses(excess, failed.as_ref());
+    }
+
+    /// How much waits for another try.
+    fn dirty(&self) -> usize {
+        self.queue.len() + self.given_up.len() + usize::from(self.node_addresses_touched)
+    }
 }
+
+/// The writes between the present addresses of the node and the desired ones. New ones come before old ones go, as long
+/// as there is room for both.
+fn node_address_writes(
+    desired: &BTreeMap<Address, NodeAddress>,
+    present: &BTreeMap<Address, NodeAddress>,
+    capacity: usize,
+) -> Vec<Write> {
+    let changed = desired.iter().filter(|(address, value)| present.get(*address) != Some(*value));
+    let puts = changed.map(|(address, value)| Write::PutNodeAddress { address: *address, value: *value });
+    let gone = present.keys().filter(|address| !desired.contains_key(*address));
+    let deletes = gone.map(|address| Write::DeleteNodeAddress { address: *address });
+    let both = desired.len() + present.keys().filter(|address| !desired.contains_key(*address)).count();
+    if both <= capacity { puts.chain(deletes).collect() } else { deletes.chain(puts).collect() }
+}
+
+/// The Services that wait to be written, each once, in the order in which they came.
+#[derive(Debug, Default)]
+struct Queue {
+    services: Vec<ServiceIndex>,
+    waits: Vec<bool>,
+}
+
+impl Queue {
+    fn push(&mut self, service: ServiceIndex) {
+        if self.waits.len() <= service {
+            self.waits.resize(service + 1, false);
+        }
+        if !std::mem::replace(&mut self.waits[service], true) {
+            self.services.push(service);
+        }
+    }
+
+    fn take(&mut self) -> Vec<ServiceIndex> {
+        for service in &self.services {
+            self.waits[*service] = false;
+        }
+        std::mem::take(&mut self.services)
+    }
+
+    fn len(&self) -> usize {
+        self.services.len()
+    }
+}
+
+/// Writes, notes what succeeded, and counts.
+struct Writer<'a> {
+    store: &'a mut dyn Store,
+    report: SyncReport,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, write: &Write, actual: &mut Actual) -> Result<(), StoreError> {
+        match self.store.apply(write) {
+            Ok(()) => {
+                actual.note(write);
+                self.report.written += 1;
+                Ok(())
+            }
+            Err(error) => {
+                self.report.failed += 1;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What operators call the map that is full, and how full it is.
+fn no_room_text(no_room: NoRoom, actual: &Actual) -> String {
+    let capacity = actual.capacity();
+    match no_room {
+        NoRoom::Slots(count) => format!(
+            "map {} has no {count} free slots in a row ({} of {} are free)",
+            maps::BACKENDS,
+            actual.slots().free(),
+            capacity.backends
+        ),
+        NoRoom::Record => format!("map {} is full ({} records)", maps::SERVICES, capacity.services),
+        NoRoom::Frontends(count) => format!(
+            "map {} has no room for {count} more ({} of {} entries are used)",
+            maps::FRONTENDS,
+            actual.frontends(),
+            capacity.frontends
+        ),
+        NoRoom::Numbers => "all numbers of service ports or backends have been given".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

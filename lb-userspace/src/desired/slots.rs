@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn retired_count_are_free_only_after_a_grace_period() {
+    fn retired_slots_are_free_only_after_a_grace_period() {
         let mut slots = Slots::new(4);
         let set = slots.allocate(4).unwrap();
         slots.retire(set);

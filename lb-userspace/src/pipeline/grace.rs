@@ -1,0 +1,29 @@
+//! Freeing what is retired.
+
+use bytemuck::Zeroable;
+use lb_common::service::ServiceRecord;
+
+use super::{Reclaimed, Writer};
+use crate::{
+    plan::actual::Actual,
+    store::{StoreError, Write},
+};
+
+/// Waits for one grace period. Then the retired slots are free, and the retired records once they say so themselves.
+///
+/// A record that cannot be emptied stays retired.
+pub(super) fn reclaim(actual: &mut Actual, writer: &mut Writer<'_>) -> Result<Reclaimed, StoreError> {
+    if actual.records().retired().len() == 0 && actual.slots().retired() == 0 {
+        return Ok(Reclaimed::default());
+    }
+    writer.write(&Write::Grace, actual)?;
+    let freed = actual.free_retired();
+    let mut records = 0;
+    for index in freed.records {
+        let emptied = Write::Record { index, record: ServiceRecord::zeroed() };
+        if writer.write(&emptied, actual).is_ok() {
+            records += 1;
+        }
+    }
+    Ok(Reclaimed { slots: freed.slots, records, unblocked: 0 })
+}

@@ -1,0 +1,230 @@
+//! From what a service port should be and what the tables hold: the writes between, in order.
+//!
+//! The order keeps a promise: after any number of these writes, every frontend leads to a complete record whose sets are
+//! ones that were intended, before or after, and no client is refused whom neither the state before nor the one after
+//! refuses.
+//!
+//! * A set is written into free slots before a range leads there; a record before a frontend leads there.
+//! * **Policies that go** are cleared before the ranges change, **policies that come** are set after. A record always holds
+//!   both sets, and where the local set has an endpoint the cluster set has one too ([`crate::resolve::categorize`]): so a
+//!   client on its way between policies meets the cluster set before, or the cluster set after, and is refused only if one
+//!   of the two states refuses it. The flag for "endpoints exist elsewhere" follows the same rule.
+//! * A frontend that another service port has won still leads here until that port writes it. Its clients must not see
+//!   this port's new sets: if those change, the port moves to **another record** and leaves the old one, unchanged, to the
+//!   frontends that wait.
+//!
+//! Frontends that nobody claims are not part of a plan: they are deleted before any plan is made.
+
+pub mod actual;
+
+use lb_common::{
+    address::Protocol,
+    backend::Backend,
+    frontend::{FrontendEntry, FrontendKey, FrontendKind},
+    service::{Range, ServiceRecord, Set, Settings},
+};
+
+use self::actual::{Actual, Record};
+use crate::store::Write;
+
+/// What a service port should be.
+#[derive(Clone, Debug)]
+pub struct Target<'a> {
+    /// Its number.
+    pub service_id: u32,
+    /// What its backends speak.
+    pub protocol: Protocol,
+    /// Its policies.
+    pub settings: Settings,
+    /// The set for policy `Cluster`, sorted by id.
+    pub cluster: &'a [Backend],
+    /// The set for policy `Local`, sorted by id. If it has a backend, `cluster` has one.
+    pub local: &'a [Backend],
+    /// The frontends that it has.
+    pub frontends: &'a [(FrontendKey, FrontendKind)],
+}
+
+/// Writes in order, and what they rely on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The service port's record afterwards.
+    pub record: u32,
+    /// The writes.
+    pub writes: Vec<Write>,
+    /// Sets that the plan has reserved slots for: to be settled with [`Actual::settle`] after the writes.
+    pub reserved: Vec<Range>,
+}
+
+/// Why there is no plan: something is full. Nothing has been reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// `BACKENDS` has not so many free slots in a row.
+    Slots(u32),
+    /// `SERVICES` has no free record.
+    Record,
+    /// `FRONTENDS` has no room for so many more.
+    Frontends(u32),
+    /// All numbers of service ports or backends have been given.
+    Numbers,
+}
+
+impl NoRoom {
+    /// Whether it may fit when what is retired is free.
+    pub fn is_helped_by_grace(self, actual: &Actual) -> bool {
+        match self {
+            Self::Slots(count) => {
+                actual.slots().retired() != 0 && actual.slots().free() + actual.slots().retired() >= count
+            }
+            Self::Record => actual.records().retired().len() != 0,
+            Self::Frontends(_) | Self::Numbers => false,
+        }
+    }
+
+    /// Whether it is worth another try: as much as is needed is free, if not in a row.
+    pub fn may_fit(self, actual: &Actual) -> bool {
+        match self {
+            Self::Slots(count) => actual.slots().free() >= count || self.is_helped_by_grace(actual),
+            Self::Record => actual.records().free() != 0 || self.is_helped_by_grace(actual),
+            Self::Frontends(count) => actual.capacity().frontends - actual.frontends() >= count,
+            Self::Numbers => false,
+        }
+    }
+}
+
+/// The writes that make a service port what it should be. `current`: the record that it has.
+///
+/// Reserves the slots and the record that it needs. No writes: all is as it should be.
+pub fn plan(target: &Target<'_>, current: Option<u32>, actual: &mut Actual) -> Result<Plan, NoRoom> {
+    let appearing = target.frontends.iter().filter(|(key, _)| actual.frontend(key).is_none()).count() as u32;
+    if actual.capacity().frontends.saturating_sub(actual.frontends()) < appearing {
+        return Err(NoRoom::Frontends(appearing));
+    }
+    let known = current.and_then(|index| Some((index, actual.record(index)?)));
+    let (record, writes, reserved) = match known {
+        Some((index, record)) if !must_move(target, record, actual) => {
+            let present = Present { settings: record.settings, cluster: record.cluster, local: record.local };
+            change_in_place(target, index, present, actual)?
+        }
+        _ => fill_new_record(target, actual)?,
+    };
+    let mut plan = Plan { record, writes, reserved };
+    lead_frontends_to(&mut plan, target, actual);
+    Ok(plan)
+}
+
+type Change = (u32, Vec<Write>, Vec<Range>);
+
+/// Whether the record has to change while frontends lead to it that are no longer this port's.
+fn must_move(target: &Target<'_>, record: &Record, actual: &Actual) -> bool {
+    let is_unchanged = record.settings == target.settings
+        && actual.set(record.cluster) == target.cluster
+        && actual.set(record.local) == target.local;
+    let is_own = |key: &FrontendKey| target.frontends.iter().any(|(own, _)| own == key);
+    !is_unchanged && !record.frontends.iter().all(is_own)
+}
+
+/// What a record holds.
+#[derive(Clone, Copy)]
+struct Present {
+    settings: Settings,
+    cluster: Range,
+    local: Range,
+}
+
+fn change_in_place(
+    target: &Target<'_>,
+    index: u32,
+    record: Present,
+    actual: &mut Actual,
+) -> Result<Change, NoRoom> {
+    let mut sets =
+        Sets { target, present: vec![record.cluster, record.local], writes: Vec::new(), new: Vec::new() };
+    let cluster = sets.place(target.cluster, record.cluster, actual)?;
+    let local = sets.place(target.local, record.local, actual)?;
+    let Sets { mut writes, new, .. } = sets;
+    let changes_ranges = (cluster, local) != (record.cluster, record.local);
+    let kept_flags = record.settings.flags & target.settings.flags;
+    let mut settings = record.settings;
+    if changes_ranges && kept_flags != settings.flags {
+        settings = Settings { flags: kept_flags, ..target.settings };
+        writes.push(Write::Settings { index, settings });
+    }
+    for (set, range, before) in [(Set::Cluster, cluster, record.cluster), (Set::Local, local, record.local)] {
+        if range != before {
+            writes.push(Write::Range { index, set, range });
+        }
+    }
+    if settings != target.settings {
+        writes.push(Write::Settings { index, settings: target.settings });
+    }
+    Ok((index, writes, new))
+}
+
+fn fill_new_record(target: &Target<'_>, actual: &mut Actual) -> Result<Change, NoRoom> {
+    let mut sets = Sets { target, present: Vec::new(), writes: Vec::new(), new: Vec::new() };
+    let cluster = sets.place(target.cluster, Range::EMPTY, actual)?;
+    let local = sets.place(target.local, Range::EMPTY, actual)?;
+    let Some(index) = actual.reserve_record() else {
+        sets.give_back(actual);
+        return Err(NoRoom::Record);
+    };
+    let Sets { mut writes, new, .. } = sets;
+    let record = ServiceRecord::new(target.service_id, target.settings, cluster, local);
+    writes.push(Write::Record { index, record });
+    Ok((index, writes, new))
+}
+
+/// Finds or makes a place for each set of a record.
+struct Sets<'a> {
+    target: &'a Target<'a>,
+    /// Sets that a range may lead to, this record's present ones and the new ones.
+    present: Vec<Range>,
+    writes: Vec<Write>,
+    new: Vec<Range>,
+}
+
+impl Sets<'_> {
+    /// The range of a set: the one that it has, if nothing changes; another of the record that holds the same; new slots.
+    fn place(&mut self, set: &[Backend], before: Range, actual: &mut Actual) -> Result<Range, NoRoom> {
+        if set.is_empty() {
+            return Ok(Range::EMPTY);
+        }
+        if actual.set(before) == set {
+            return Ok(before);
+        }
+        if let Some(range) = self.present.iter().find(|range| actual.set(**range) == set) {
+            return Ok(*range);
+        }
+        let Some(range) = actual.reserve_set(set, self.target.protocol) else {
+            self.give_back(actual);
+            return Err(NoRoom::Slots(self.new_slots() + set.len() as u32));
+        };
+        self.writes.push(Write::Slots { first: range.first, backends: set.to_vec() });
+        self.present.push(range);
+        self.new.push(range);
+        Ok(range)
+    }
+
+    fn new_slots(&self) -> u32 {
+        self.new.iter().map(|range| range.count).sum()
+    }
+
+    fn give_back(&self, actual: &mut Actual) {
+        for range in &self.new {
+            actual.give_back_set(*range);
+        }
+    }
+}
+
+/// The frontends of the port that do not lead to its record yet.
+fn lead_frontends_to(plan: &mut Plan, target: &Target<'_>, actual: &Actual) {
+    for (key, kind) in target.frontends {
+        let entry = FrontendEntry::new(key, *kind, plan.record);
+        if actual.frontend(key) != Some(entry) {
+            plan.writes.push(Write::PutFrontend { key: *key, entry });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

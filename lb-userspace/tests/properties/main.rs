@@ -1,0 +1,243 @@
+//! Properties of the whole pipeline on a store in memory: any order of events, failing writes, restarts, full maps.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod oracle;
+mod watch;
+mod world;
+
+use lb_userspace::{
+    model::Change,
+    pipeline::{NodePortAddresses, Pipeline, PipelineSettings, SyncReport},
+    store::{Capacity, Store, checked::CheckedStore, dump::dump, fake::FakeStore, faulty::FaultyStore},
+};
+use proptest::{collection::vec, prelude::*};
+
+use crate::{
+    watch::Watch,
+    world::{Action, NODE, World, action},
+};
+
+const ROOMY: Capacity = Capacity { frontends: 256, services: 64, backends: 1024, node_addresses: 64 };
+
+type TestStore = Watch<FaultyStore<CheckedStore<FakeStore>>>;
+
+/// A world, the pipeline that follows it, and the store that it writes.
+struct Run {
+    world: World,
+    pipeline: Pipeline,
+    store: TestStore,
+}
+
+impl Run {
+    fn new(capacity: Capacity, failing_percent: u8, seed: u64) -> Self {
+        let checked = CheckedStore::new(FakeStore::new(capacity)).unwrap();
+        let store = Watch::new(FaultyStore::new(checked, failing_percent, seed));
+        let mut run = Self { world: World::default(), pipeline: pipeline(capacity), store };
+        run.tell_all();
+        run
+    }
+
+    fn tell_all(&mut self) {
+        for change in self.world.initial() {
+            self.pipeline.apply(change);
+        }
+        self.store.intend(oracle::meanings(&self.world));
+    }
+
+    fn act(&mut self, action: &Action) {
+        if let Some(change) = self.world.apply(action) {
+            self.pipeline.apply(change);
+            self.store.intend(oracle::meanings(&self.world));
+        }
+        match action {
+            Action::Sync => {
+                self.sync();
+            }
+            Action::Reclaim => {
+                // A failing one is as good as none.
+                let _outcome = self.pipeline.reclaim(&mut self.store);
+            }
+            Action::Restart => self.restart(),
+            _ => {}
+        }
+    }
+
+    fn restart(&mut self) {
+        self.pipeline = pipeline(self.store.capacity());
+        self.pipeline.adopt(self.store.read().unwrap());
+        self.tell_all();
+    }
+
+    fn sync(&mut self) -> SyncReport {
+        let report = self.pipeline.sync(&mut self.store);
+        if report.dirty == 0 && report.blocked == 0 {
+            self.store.settle();
+        }
+        report
+    }
+
+    /// Syncs until nothing is left to do.
+    fn converge(&mut self) -> SyncReport {
+        for _ in 0..200 {
+            let report = self.sync();
+            if report.dirty == 0 {
+                return report;
+            }
+        }
+        panic!("does not converge: {:?}", self.pipeline.problems());
+    }
+
+    fn dump(&self) -> String {
+        dump(&self.store.read().unwrap(), &self.pipeline.record_names())
+    }
+}
+
+fn pipeline(capacity: Capacity) -> Pipeline {
+    let settings = PipelineSettings {
+        node_name: NODE.into(),
+        node_port_addresses: NodePortAddresses::default(),
+        external_ips: true,
+    };
+    Pipeline::new(settings, capacity)
+}
+
+fn checked(run: &Run) -> Result<(), TestCaseError> {
+    let store = run.store.inner_checked();
+    prop_assert_eq!(store.violations(), &[] as &[String]);
+    prop_assert_eq!(&run.store.violations, &[] as &[String]);
+    Ok(())
+}
+
+proptest! {
+    // PROPTEST_CASES sets how many.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_events_ends_in_what_the_objects_mean(actions in vec(action(), 1..60)) {
+        let mut run = Run::new(ROOMY, 0, 0);
+        for action in actions.iter().chain([&Action::Sync]) {
+            run.act(action);
+            checked(&run)?;
+            if matches!(action, Action::Sync) {
+                prop_assert_eq!(run.dump(), oracle::dump(&run.world));
+                prop_assert_eq!(run.sync().written, 0, "a second sync has nothing to write");
+            }
+        }
+    }
+
+    #[test]
+    fn failing_writes_delay_but_change_nothing(
+        actions in vec(action(), 1..60), percent in 1..50u8, seed in any::<u64>()
+    ) {
+        let mut run = Run::new(ROOMY, percent, seed);
+        for action in &actions {
+            run.act(action);
+            checked(&run)?;
+        }
+        run.converge();
+        checked(&run)?;
+        prop_assert_eq!(run.dump(), oracle::dump(&run.world));
+        prop_assert_eq!(run.pipeline.summary().dirty, 0);
+    }
+
+    #[test]
+    fn a_restart_without_change_writes_nothing(actions in vec(action(), 1..40)) {
+        let mut run = Run::new(ROOMY, 0, 0);
+        for action in &actions {
+            run.act(action);
+        }
+        run.converge();
+        let before = run.store.read().unwrap();
+        run.restart();
+        let report = run.sync();
+        prop_assert_eq!(report.written, 0, "{:?}", report);
+        prop_assert_eq!(run.store.read().unwrap(), before);
+        prop_assert_eq!(run.dump(), oracle::dump(&run.world));
+        checked(&run)?;
+    }
+
+    #[test]
+    fn a_relist_without_change_writes_nothing(actions in vec(action(), 1..40)) {
+        let mut run = Run::new(ROOMY, 0, 0);
+        for action in &actions {
+            run.act(action);
+        }
+        run.converge();
+        for change in run.world.initial() {
+            run.pipeline.apply(change);
+        }
+        prop_assert_eq!(run.sync().written, 0);
+    }
+
+    /// Full maps: the rules hold, what fits is in force, and when all is gone everything is free again.
+    #[test]
+    fn full_maps_harm_nothing_that_fits(
+        actions in vec(action(), 1..60), frontends in 1..20u32, services in 1..8u32, backends in 1..24u32,
+        percent in prop_oneof![Just(0u8), Just(20)], seed in any::<u64>()
+    ) {
+        let capacity = Capacity { frontends, services, backends, node_addresses: 3 };
+        let mut run = Run::new(capacity, percent, seed);
+        for action in &actions {
+            run.act(action);
+            prop_assert_eq!(run.store.inner_checked().violations(), &[] as &[String]);
+        }
+        let report = run.converge();
+        prop_assert_eq!(run.store.inner_checked().violations(), &[] as &[String]);
+        let blocked = blocked_services(&run);
+        prop_assert_eq!(blocked.is_empty(), report.blocked == 0);
+        if blocked.is_empty() {
+            prop_assert_eq!(frontend_lines(&run.dump()), frontend_lines(&oracle::dump(&run.world)));
+        }
+        // The services that fit are in force as they are without the others' lack.
+        let dumped = run.dump();
+        let wanted = oracle::dump(&run.world);
+        for line in frontend_lines(&wanted).lines().filter(|line| !is_of(line, &blocked)) {
+            prop_assert!(dumped.contains(line), "missing: {}\nin:\n{}", line, dumped);
+        }
+        run.world.objects.clear();
+        run.tell_all();
+        run.converge();
+        // Whatever is retired still, a grace period frees it.
+        while run.pipeline.reclaim(&mut run.store).is_err() {}
+        let summary = run.pipeline.summary();
+        prop_assert_eq!((summary.slots.used, summary.slots.retired), (0, 0));
+        prop_assert_eq!((summary.frontends.used, summary.backends), (0, 0));
+        prop_assert_eq!(summary.records.used, 0);
+    }
+}
+
+impl TestStore {
+    fn inner_checked(&self) -> &CheckedStore<FakeStore> {
+        self.inner.inner()
+    }
+}
+
+/// The Services that problems say do not fit.
+fn blocked_services(run: &Run) -> Vec<String> {
+    let problems =
+        run.pipeline.problems().into_iter().filter(|problem| problem.what.starts_with("does not fit"));
+    problems.filter_map(|problem| problem.object.strip_prefix("Service ").map(str::to_owned)).collect()
+}
+
+fn frontend_lines(dump: &str) -> String {
+    dump.split_inclusive('\n').filter(|line| !line.starts_with("node address")).collect()
+}
+
+fn is_of(line: &str, services: &[String]) -> bool {
+    services.iter().any(|service| line.contains(&format!(" {service}:")))
+}
+
+#[test]
+fn nothing_is_written_before_every_kind_has_been_listed() {
+    let world = World::default();
+    let mut pipeline = pipeline(ROOMY);
+    let mut store = FakeStore::new(ROOMY);
+    for change in world.initial() {
+        assert!(!pipeline.is_synced());
+        assert_eq!(pipeline.sync(&mut store).written, 0);
+        pipeline.apply(change);
+    }
+    assert!(pipeline.is_synced());
+    pipeline.apply(Change::Connected(false));
+    assert!(pipeline.is_synced());
+}
