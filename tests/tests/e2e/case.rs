@@ -118,13 +118,18 @@ pub(crate) fn deployment(app: &str, replicas: u32, ports: &Value) -> Value {
     })
 }
 
-/// A Pod with the label `app`.
+/// A Pod with the label `app`, on the agent's node.
 pub(crate) fn pod(name: &str, app: &str, ports: &Value) -> Value {
+    pod_on(NODE, name, app, ports)
+}
+
+/// A Pod with the label `app`, on that node.
+pub(crate) fn pod_on(node: &str, name: &str, app: &str, ports: &Value) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": { "name": name, "labels": { "app": app } },
-        "spec": pod_spec(NODE, ports),
+        "spec": pod_spec(node, ports),
     })
 }
 

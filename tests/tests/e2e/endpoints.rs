@@ -1,4 +1,4 @@
-//! Hand-made Endpoints: of a Service without selector, with an address outside the cluster.
+//! Hand-made endpoints of Services without selector: an address outside the cluster, in an Endpoints object or in a slice.
 
 use std::net::SocketAddr;
 
@@ -35,6 +35,35 @@ pub(crate) fn mirroring_may_start_later(case: &mut Case<'_>) -> Result<()> {
     case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0]))?;
     case.kubectl.delete(&["endpoints", "database"])?;
     case.world.refused(Kind::Tcp, database)
+}
+
+/// A slice of nobody's, which then becomes another Service's.
+pub(crate) fn a_slice_may_change_its_service(case: &mut Case<'_>) -> Result<()> {
+    let ports = json!({ "ports": [{ "port": 5432 }] });
+    case.apply(&[
+        service_without_selector("first", &ports),
+        service_without_selector("second", &ports),
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": { "name": "database", "labels": { "kubernetes.io/service-name": "first" } },
+            "addressType": "IPv4",
+            "endpoints": [{ "addresses": [OUTSIDE_ADDRESS.to_string()] }],
+            "ports": [{ "name": "", "port": OUTSIDE.1 }],
+        }),
+    ])?;
+    let (first, second) = (case.service("first")?.at(5432)?, case.service("second")?.at(5432)?);
+    case.world.both_reach(Kind::Tcp, first, &names(&[OUTSIDE.0]))?;
+    case.world.refused(Kind::Tcp, second)?;
+    case.kubectl.run(&[
+        "label",
+        "--overwrite",
+        "endpointslice",
+        "database",
+        "kubernetes.io/service-name=second",
+    ])?;
+    case.world.both_reach(Kind::Tcp, second, &names(&[OUTSIDE.0]))?;
+    case.world.refused(Kind::Tcp, first)
 }
 
 /// Makes the Service and its Endpoints, and returns the address.

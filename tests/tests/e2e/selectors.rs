@@ -12,8 +12,8 @@ use lb_tests::{
 use serde_json::json;
 
 use crate::{
-    case::{Case, deployment, http_port, names, pod, service},
-    world::Client,
+    case::{Case, deployment, http_port, names, pod, pod_on, service},
+    world::{Client, OTHER_NODE},
 };
 
 pub(crate) fn pods_become_backends(case: &mut Case<'_>) -> Result<()> {
@@ -161,6 +161,27 @@ pub(crate) fn both_families_are_served(case: &mut Case<'_>) -> Result<()> {
         ensure!(pods.contains(answer.backend()?), "{answer:?}");
     }
     Ok(())
+}
+
+pub(crate) fn a_local_policy_keeps_to_the_node(case: &mut Case<'_>) -> Result<()> {
+    let ports = json!([{ "port": 80, "targetPort": "http" }]);
+    case.apply(&[
+        pod("near", "web", &http_port()),
+        pod_on(OTHER_NODE, "far", "web", &http_port()),
+        service("web", json!({ "ports": ports })),
+    ])?;
+    case.ready_pods("web", 2)?;
+    let web = case.service("web")?.at(80)?;
+    let policy = |case: &Case<'_>, policy: &str| {
+        case.kubectl.patch(&["service", "web"], &json!({ "spec": { "internalTrafficPolicy": policy } }))
+    };
+    case.world.both_reach(Kind::Tcp, web, &names(&["near", "far"]))?;
+    policy(case, "Local")?;
+    case.world.both_reach(Kind::Tcp, web, &names(&["near"]))?;
+    case.kubectl.delete(&["pod", "near"])?;
+    case.world.refused(Kind::Tcp, web)?;
+    policy(case, "Cluster")?;
+    case.world.both_reach(Kind::Tcp, web, &names(&["far"]))
 }
 
 /// The API server's own Service: an HTTPS client checks whom it reached.
