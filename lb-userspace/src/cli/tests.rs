@@ -9,6 +9,33 @@ fn the_command_line_is_well_formed() {
     Cli::command().debug_assert();
 }
 
+/// The flags and their variables of a verb and the verbs below it.
+fn collect_flags(verb: &clap::Command, names: &mut Vec<String>) {
+    for flag in verb.get_arguments().filter(|flag| !["help", "version"].contains(&flag.get_id().as_str())) {
+        names.extend(flag.get_long().map(|long| format!("--{long}")));
+        names.extend(flag.get_env().map(|variable| variable.to_string_lossy().into_owned()));
+    }
+    for nested in verb.get_subcommands() {
+        collect_flags(nested, names);
+    }
+}
+
+#[test]
+fn the_reference_names_every_flag_and_variable() {
+    let reference = include_str!("../../../docs/cli.md");
+    let mut names = Vec::new();
+    for verb in Cli::command().get_subcommands() {
+        names.push(format!("sockeye {}", verb.get_name()));
+        let nested =
+            verb.get_subcommands().map(|nested| format!("sockeye {} {}", verb.get_name(), nested.get_name()));
+        names.extend(nested);
+        collect_flags(verb, &mut names);
+    }
+    for name in names {
+        assert!(reference.contains(&format!("`{name}")), "docs/cli.md does not tell of {name}");
+    }
+}
+
 #[test]
 fn an_error_is_one_line_with_its_causes() {
     let cause = io::Error::new(io::ErrorKind::NotFound, "no such\nfile");

@@ -492,3 +492,29 @@ fn backends_are_those_in_use_in_the_order_of_their_addresses() {
     "#]]
     .assert_eq(&render(&list, Format::Json).unwrap());
 }
+
+#[test]
+fn the_reference_names_every_field() {
+    fn collect(value: &serde_json::Value, names: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    names.push(name.clone());
+                    collect(value, names);
+                }
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| collect(item, names)),
+            _ => {}
+        }
+    }
+    let reference = include_str!("../../../docs/cli.md");
+    let services = ServiceList::from(vec![web(), skipped()]);
+    let mut names = Vec::new();
+    collect(&serde_json::to_value(status()).unwrap(), &mut names);
+    collect(&serde_json::to_value(&services).unwrap(), &mut names);
+    collect(&serde_json::to_value(BackendList::from(&services)).unwrap(), &mut names);
+    for name in names {
+        let named = [format!("`{name}"), format!(".{name}`"), format!(".{name}["), format!("`{name}[]")];
+        assert!(named.iter().any(|form| reference.contains(form)), "docs/cli.md does not tell of {name}");
+    }
+}
