@@ -55,10 +55,14 @@ async fn client_of(server: &ApiServer, legacy_endpoints: bool) -> (Client, Clust
 }
 
 fn kubeconfig(cluster: &str) -> String {
+    kubeconfig_for(cluster, "{}")
+}
+
+fn kubeconfig_for(cluster: &str, user: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: here\n\
          contexts: [{{name: here, context: {{cluster: c, user: u}}}}, {{name: lost, context: {{cluster: nowhere}}}}]\n\
-         clusters: [{{name: c, cluster: {cluster}}}]\nusers: [{{name: u, user: {{}}}}]\n"
+         clusters: [{{name: c, cluster: {cluster}}}]\nusers: [{{name: u, user: {user}}}]\n"
     )
 }
 
@@ -394,6 +398,26 @@ async fn a_server_that_ends_each_watch_is_not_asked_in_a_loop() {
     assert!(start.elapsed() >= Duration::from_secs(3), "four watches within {:?}", start.elapsed());
 }
 
+/// Linux tells of each connection whether its keepalive timer runs (02 in the column `tr`, proc(5)).
+#[tokio::test]
+async fn a_silent_end_of_a_connection_is_noticed() {
+    let server = ApiServer::start().await;
+    let Running { mut mirror, source: _source } = Running::start(&server).await;
+    mirror.until_listed().await;
+    let to_server = format!(" 0100007F:{:04X} 01 ", server.address.port());
+    let connections = || {
+        let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
+        table.lines().filter(|line| line.contains(&to_server)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let timer_of = |line: &String| line.split_whitespace().nth(5).unwrap().to_owned();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while connections().iter().any(|line| !timer_of(line).starts_with("02:")) {
+        assert!(Instant::now() < deadline, "{:#?}", connections());
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!connections().is_empty());
+}
+
 #[tokio::test]
 async fn the_source_ends_with_its_receiver() {
     let server = ApiServer::start().await;
@@ -442,6 +466,42 @@ async fn a_bad_kubeconfig_names_the_file_and_the_field() {
             &kubeconfig(&ca_file),
             None,
             "clusters[c].cluster.certificate-authority: holds no certificate; it must be PEM",
+        ),
+        (
+            &kubeconfig(
+                "{server: 'https://127.0.0.1:1', certificate-authority-data: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCkFBQUEKLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=}",
+            ),
+            None,
+            "clusters[].cluster.certificate-authority: is no certificate",
+        ),
+        (
+            &kubeconfig("{server: 'http://127.0.0.1:1', proxy-url: 'http://127.0.0.1:2'}"),
+            None,
+            "clusters[c].cluster.proxy-url: is not supported; give the address of the API server itself",
+        ),
+        (
+            &kubeconfig_for(
+                "{server: 'https://127.0.0.1:1'}",
+                "{client-certificate: nowhere.crt, client-key: nowhere.key}",
+            ),
+            None,
+            "users[].user.client-certificate: cannot be loaded",
+        ),
+        (
+            &kubeconfig_for(
+                "{server: 'https://127.0.0.1:1'}",
+                "{client-certificate-data: 'AAAA', client-key-data: 'AAAA'}",
+            ),
+            None,
+            "users[].user.client-",
+        ),
+        (
+            &kubeconfig_for(
+                "{server: 'https://127.0.0.1:1'}",
+                "{exec: {apiVersion: client.authentication.k8s.io/v1, command: /nowhere}}",
+            ),
+            None,
+            "users[].user: yields no credentials",
         ),
     ];
     for (text, context, expected) in table {

@@ -27,6 +27,8 @@ use crate::{
 /// How long a streaming list may pause before a paged list is asked for instead. A server that does not know streaming
 /// lists and ignores the request for one never says that the list is complete.
 const STREAMING_PAUSE: Duration = Duration::from_secs(10);
+/// How long a page may take.
+const PAGE_PAUSE: Duration = Duration::from_secs(120);
 
 /// What is known of one kind while it is watched.
 pub(super) struct Follower<'a, K> {
@@ -79,10 +81,12 @@ where
     loop {
         let mut stream = pin!(watcher(api.clone(), config.clone()));
         loop {
-            let paused = config.initial_list_strategy == InitialListStrategy::StreamingList
-                && follower.listing.is_some();
-            let event =
-                if paused { timeout(STREAMING_PAUSE, stream.next()).await } else { Ok(stream.next().await) };
+            let streaming = config.initial_list_strategy == InitialListStrategy::StreamingList;
+            let event = match (&follower.listing, streaming) {
+                (None, _) => Ok(stream.next().await),
+                (Some(_), true) => timeout(STREAMING_PAUSE, stream.next()).await,
+                (Some(_), false) => timeout(PAGE_PAUSE, stream.next()).await,
+            };
             let next = match event {
                 Ok(Some(Ok(event))) => {
                     if !matches!(event, Event::Init) {
@@ -97,16 +101,18 @@ where
                     Ok(next) => next,
                     Err(Gone) => return,
                 },
-                Ok(None) => Next::Relist,
-                Err(_elapsed) => Next::Page,
+                Err(_elapsed) if streaming => Next::Page,
+                Ok(None) | Err(_) => Next::Relist,
             };
             if next == Next::Page {
                 info!(kind = %follower.kind, "the API server has no streaming lists; listing in pages");
                 config.initial_list_strategy = InitialListStrategy::ListWatch;
+                follower.listing = None;
                 break;
             }
             sleep(backoff.after_failure(Instant::now(), RandomState::new().hash_one(()))).await;
             if next == Next::Relist {
+                follower.listing = None;
                 break;
             }
         }
@@ -207,26 +213,26 @@ impl<'a, K: Resource<DynamicType = ()>> Follower<'a, K> {
         | watcher::Error::WatchFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status)) = error
         else {
-            return Ok(if self.listing.take().is_some() { Next::Relist } else { Next::Resume });
+            return Ok(if self.listing.is_some() { Next::Relist } else { Next::Resume });
         };
-        let streaming_refused =
-            matches!(error, watcher::Error::WatchStartFailed(_)) && matches!(status.code, 400 | 415 | 422);
+        let starting = matches!(error, watcher::Error::WatchStartFailed(_));
         match status.code {
-            _ if streaming_refused => Ok(Next::Page),
+            400 | 415 | 422 if starting && self.listing.is_none() => Ok(Next::Page),
             401 | 403 | 404 => {
                 let is_list = matches!(error, watcher::Error::InitialListFailed(_));
                 self.refuse(if is_list { "list" } else { "watch" }, status).await?;
                 Ok(Next::Relist)
             }
-            _ if self.listing.take().is_some() => Ok(Next::Relist),
-            410 => Ok(Next::Relist),
+            // The server is busy or away, and knows where the watch was when it is back.
+            429 | 503 if self.listing.is_none() => Ok(Next::Resume),
+            // 410: it has forgotten. The watcher sees that in events only; anything else may mean as much.
+            _ if starting || self.listing.is_some() => Ok(Next::Relist),
             _ => Ok(Next::Resume),
         }
     }
 
     /// The API server answers, but does not let us list or watch.
     async fn refuse(&mut self, verb: &str, status: &Status) -> Result<(), Gone> {
-        self.listing = None;
         let resource = K::plural(&());
         let hint = match status.code {
             401 => "give Sockeye valid credentials",

@@ -35,10 +35,7 @@ impl<K> Watched<K> {
 impl<'de, K: DeserializeOwned + Resource<DynamicType = ()>> Deserialize<'de> for Watched<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut value = Value::deserialize(deserializer)?;
-        let mut text = |key| {
-            let field = value.get_mut("metadata").and_then(|metadata| metadata.get(key));
-            field.and_then(Value::as_str).map(str::to_owned)
-        };
+        let text = |key| value["metadata"][key].as_str().map(str::to_owned);
         let metadata = ObjectMeta {
             name: text("name"),
             namespace: text("namespace"),
