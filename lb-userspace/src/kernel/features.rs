@@ -49,7 +49,7 @@ struct Probe {
     ask: fn() -> io::Result<bool>,
 }
 
-const PROBES: [Probe; 14] = [
+const PROBES: [Probe; 16] = [
     Probe {
         name: "btf",
         purpose: "maps with types, which socket storage needs",
@@ -107,6 +107,13 @@ const PROBES: [Probe; 14] = [
         ask: || helper(BpfHelper::BPF_FUNC_get_netns_cookie),
     },
     Probe {
+        name: "cgroup id",
+        purpose: "clients behind one address are told apart by their pod",
+        since: "5.7",
+        required: true,
+        ask: || helper(BpfHelper::BPF_FUNC_get_current_ancestor_cgroup_id),
+    },
+    Probe {
         name: "recvmsg hooks",
         purpose: "datagrams' sources show the service",
         since: "5.2",
@@ -126,6 +133,13 @@ const PROBES: [Probe; 14] = [
         since: "5.7",
         required: true,
         ask: bpf::has_links,
+    },
+    Probe {
+        name: "redirect to a neighbour",
+        purpose: "clients from outside reach backends on other nodes",
+        since: "5.10",
+        required: true,
+        ask: || helper_of(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_redirect_neigh),
     },
     Probe {
         name: "SO_NETNS_COOKIE",
@@ -192,7 +206,11 @@ pub(crate) fn running_kernel() -> String {
 }
 
 fn helper(helper: BpfHelper) -> io::Result<bool> {
-    is_helper_supported(ProgramType::CgroupSockAddr, helper).map_err(|error| match error {
+    helper_of(ProgramType::CgroupSockAddr, helper)
+}
+
+fn helper_of(program: ProgramType, helper: BpfHelper) -> io::Result<bool> {
+    is_helper_supported(program, helper).map_err(|error| match error {
         ProgramError::SyscallError(SyscallError { io_error, .. }) => io_error,
         other => io::Error::other(other),
     })
