@@ -115,6 +115,7 @@ impl Kernel {
     pub fn prepare(config: &KernelConfig) -> Result<Self, KernelError> {
         requirements::check_privileges()?;
         requirements::check_cgroup(&config.cgroup)?;
+        requirements::lift_memory_limit()?;
         let features = Features::probe()?;
         features.check()?;
         let pins = Pins::new(&config.bpffs);

@@ -5,10 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::util::KernelVersion;
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
-    sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs},
+    sys::{
+        resource::{RLIM_INFINITY, Resource, setrlimit},
+        statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs},
+    },
 };
 
 use super::error::KernelError;
@@ -28,6 +32,22 @@ pub(crate) fn check_privileges() -> Result<(), KernelError> {
     let status = fs::read_to_string(path).map_err(KernelError::io("reading", path))?;
     let missing = missing_capabilities(effective_capabilities(&status));
     if missing.is_empty() { Ok(()) } else { Err(KernelError::Privileges { missing: missing.join(", ") }) }
+}
+
+/// Lifts the limit of locked memory, to which kernels before 5.11 count maps (its default holds none of ours).
+///
+/// Newer kernels count maps to the memory cgroup: a container that may not lift the limit is fine there.
+pub(crate) fn lift_memory_limit() -> Result<(), KernelError> {
+    match setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        Err(Errno::EPERM) if counts_locked_memory() => {
+            Err(KernelError::Privileges { missing: "CAP_SYS_RESOURCE".to_owned() })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn counts_locked_memory() -> bool {
+    KernelVersion::current().is_ok_and(|running| running < KernelVersion::new(5, 11, 0))
 }
 
 fn effective_capabilities(status: &str) -> u64 {
