@@ -1,5 +1,6 @@
 //! Loading, attaching, pinning, replacing and removing what Sockeye has in the kernel.
 
+mod crash;
 mod devices;
 mod machine;
 
@@ -7,13 +8,17 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::{maps::MapInfo, programs::loaded_programs};
+use aya::{
+    maps::{Array, Map, MapData, MapInfo},
+    programs::loaded_programs,
+};
 use lb_common::{
     address::Protocol,
-    config::{maps, programs},
+    config::{Config, maps, programs},
     outcome::Outcome,
 };
 use lb_tests::{
@@ -26,6 +31,12 @@ use lb_userspace::{
         Attachment, Change, Kernel, KernelConfig, KernelError, Place as AttachedAt, cleanup, open_pinned,
     },
     store::Store as _,
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
 use crate::machine::{Ids, Machine, ON_CGROUP, VIP, changes_of, fill, no_addresses, start, target};
@@ -132,6 +143,56 @@ fn restarts_upgrades_and_other_sizes_fail_no_connection() -> Result<()> {
     assert!(counted > report.attempts, "{counted} counted of {} and one more", report.attempts);
     assert_eq!(report.backends.len(), 1);
     Ok(())
+}
+
+#[test]
+fn another_layout_is_replaced_beside_the_one_in_force() -> Result<()> {
+    let machine = Machine::new()?;
+    let _server = Server::start("backend", machine.place(), &[(Protocol::Tcp, 8080)])?;
+    let prober = Prober::start("client", machine.place())?;
+    let (kernel, _) = start(&machine.config)?;
+    let before = Ids::of(&machine.config.bpffs, &kernel.attachments()?)?;
+    drop(kernel);
+    prober.answers(&Request::StartLoop(vec![target()?]))?;
+    set_layout_version(&machine.config.bpffs, 0x00ff_ffff)?;
+    let other = open_pinned(&machine.config.bpffs);
+    assert!(matches!(other, Err(KernelError::OtherLayout { .. })), "{other:?}");
+
+    let (kernel, changes) = start(&machine.config)?;
+    assert!(!kernel.reused());
+    assert_eq!(changes_of(&changes, Change::Switched), ON_CGROUP);
+    let after = Ids::of(&machine.config.bpffs, &kernel.attachments()?)?;
+    assert!(after.maps.iter().all(|map| !before.maps.contains(map)), "{before:?} {after:?}");
+    assert_eq!(after.links, before.links);
+    let report = prober.stop_loop()?;
+    assert_eq!(report.failed, 0, "{:?}", report.failures);
+    Ids { links: Vec::new(), ..before }.wait_until_gone()
+}
+
+/// As an agent of another version would have left it.
+fn set_layout_version(pins: &Path, version: u32) -> Result<()> {
+    let map = Map::from_map_data(MapData::from_pin(pins.join(maps::CONFIG))?)?;
+    let mut map: Array<MapData, Config> = map.try_into()?;
+    let config = Config { layout_version: version, ..map.get(&0, 0)? };
+    Ok(map.set(0, &config, 0)?)
+}
+
+#[test]
+fn the_default_file_system_is_mounted_where_there_is_none() -> Result<()> {
+    let machine = Machine::new()?;
+    let config = KernelConfig { bpffs: "/sys/fs/bpf/sockeye-test".into(), ..machine.config.clone() };
+    // In a mount namespace of its own, which goes with the thread: the machine's mounts stay as they are.
+    let alone = thread::spawn(move || -> Result<()> {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        while umount2("/sys/fs/bpf", MntFlags::MNT_DETACH).is_ok() {}
+        drop(start(&config)?);
+        ensure!(statfs("/sys/fs/bpf")?.filesystem_type() == BPF_FS_MAGIC, "nothing is mounted");
+        ensure!(open_pinned(&config.bpffs)?.tables()?.frontends.len() == 1, "nothing is pinned");
+        cleanup(&config.bpffs)?;
+        Ok(())
+    });
+    alone.join().expect("the thread in a mount namespace of its own")
 }
 
 #[test]
