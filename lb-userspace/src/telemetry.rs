@@ -8,7 +8,7 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-use tracing::{Level, Metadata};
+use tracing::Level;
 use tracing_subscriber::{
     EnvFilter, Layer as _,
     filter::{FilterExt as _, filter_fn},
@@ -18,7 +18,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::config::{LogConfig, LogFormat};
+use crate::{
+    config::{LogConfig, LogFormat},
+    source::cluster::NOISY_LOG_TARGETS,
+};
 
 /// Why logging did not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +45,8 @@ pub fn start(config: &LogConfig) -> Result<(), TelemetryError> {
     let filter = EnvFilter::builder()
         .parse(&config.filter)
         .map_err(|source| TelemetryError::Filter { filter: config.filter.clone(), source })?;
-    let named: Vec<_> = LIBRARIES.into_iter().filter(|(target, _)| config.filter.contains(target)).collect();
-    let filter = filter.and(filter_fn(move |line| is_wanted(line, &named)));
+    let names = config.filter.clone();
+    let filter = filter.and(filter_fn(move |line| is_wanted(line.target(), *line.level(), &names)));
     let lines = fmt::layer().with_writer(io::stderr);
     let lines = match config.format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
@@ -55,30 +58,15 @@ pub fn start(config: &LogConfig) -> Result<(), TelemetryError> {
         .map_err(|error| TelemetryError::Started(error.into()))
 }
 
-/// Libraries with the level that they are quiet at. The client of the API server warns at each retry, while the source
-/// tells each change of reachability once.
-const LIBRARIES: [(&str, Level); 9] = [
-    ("aya", Level::WARN),
-    ("aya_obj", Level::WARN),
-    ("h2", Level::WARN),
-    ("hyper", Level::WARN),
-    ("kube_client", Level::ERROR),
-    ("kube_runtime", Level::ERROR),
-    ("netlink_proto", Level::WARN),
-    ("rustls", Level::WARN),
-    ("tower", Level::WARN),
-];
+/// Libraries that say much about themselves below a warning.
+const QUIET: [&str; 9] =
+    ["aya", "aya_obj", "h2", "hyper", "hyper_util", "netlink_proto", "rustls", "tower", "tower_http"];
 
-/// Whether a line is Sockeye's own, a library's that the filter names, or important.
-fn is_wanted(line: &Metadata<'_>, named: &[(&str, Level)]) -> bool {
-    let library = |(target, _): &&(&str, Level)| {
-        let rest = line.target().strip_prefix(target);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
-    };
-    match LIBRARIES.iter().find(library) {
-        Some((_, quiet)) => line.level() <= quiet || named.iter().any(|one| library(&one)),
-        None => true,
-    }
+/// Whether a line is Sockeye's own, of a library that the filter names, or important.
+fn is_wanted(target: &str, level: Level, filter: &str) -> bool {
+    let library = target.split("::").next().unwrap_or(target);
+    filter.contains(library)
+        || !(NOISY_LOG_TARGETS.contains(&library) || QUIET.contains(&library) && level > Level::WARN)
 }
 
 /// An error with its causes, on one line.
@@ -91,4 +79,33 @@ pub fn chain(error: &dyn Error) -> String {
         source = cause.source();
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_alone_is_meant_for_sockeye() {
+        for (target, level, filter, wanted) in [
+            ("lb_userspace::agent", Level::DEBUG, "debug", true),
+            ("aya_obj::relocation", Level::DEBUG, "debug", false),
+            ("aya_obj::relocation", Level::WARN, "debug", true),
+            ("aya_obj::relocation", Level::DEBUG, "info,aya_obj=debug", true),
+            ("kube_client::client::builder", Level::ERROR, "debug", false),
+            ("kube_client::client::builder", Level::DEBUG, "kube_client=debug", true),
+        ] {
+            assert_eq!(is_wanted(target, level, filter), wanted, "{target} {level} {filter}");
+        }
+    }
+
+    #[test]
+    fn a_chain_is_one_line() {
+        let cause = Failure(None);
+        assert_eq!(chain(&Failure(Some(cause.into()))), "it failed: it failed");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("it failed")]
+    struct Failure(#[source] Option<Box<Failure>>);
 }

@@ -32,6 +32,12 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// Somebody listens, and says nothing.
+    #[error("the agent on {} has not answered for {} s; look at its log", path.display(), PATIENCE.as_secs())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The agent said no.
     #[error("the agent refused: {0}")]
     Refused(String),
@@ -54,6 +60,7 @@ fn exchange(path: &Path, request: Request) -> Result<Vec<u8>, ClientError> {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ClientError::NotRunning { path: path.to_owned() }
         }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent { path: path.to_owned() },
         _ => ClientError::Socket { path: path.to_owned(), source },
     };
     let mut line = serde_json::to_vec(&request).map_err(|error| failed(error.into()))?;

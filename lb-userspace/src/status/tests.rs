@@ -514,7 +514,7 @@ fn the_reference_names_every_field() {
     collect(&serde_json::to_value(&services).unwrap(), &mut names);
     collect(&serde_json::to_value(BackendList::from(&services)).unwrap(), &mut names);
     for name in names {
-        let named = [format!("`{name}"), format!(".{name}`"), format!(".{name}["), format!("`{name}[]")];
-        assert!(named.iter().any(|form| reference.contains(form)), "docs/cli.md does not tell of {name}");
+        let forms = [format!("`{name}"), format!(".{name}`"), format!(".{name}["), format!("`{name}[]")];
+        assert!(forms.iter().any(|form| reference.contains(form)), "docs/cli.md does not tell of {name}");
     }
 }
