@@ -15,7 +15,7 @@ mod datapath;
 pub(crate) mod source_address;
 pub(crate) mod switches;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{
@@ -26,15 +26,15 @@ use tokio::{
 use tracing::{info, warn};
 
 use self::{
-    answers::{Answers, Facts},
+    answers::{Answers, Facts, Origin},
     datapath::Datapath,
     switches::Host,
 };
 use crate::{
-    config::{Config, Instance, SourceConfig},
-    kernel::{Kernel, KernelConfig, KernelError},
+    config::{self, Config, Instance, NodeIps, SourceConfig},
+    kernel::{Kernel, KernelConfig, KernelError, ProgramLog},
     model::Change,
-    netlink::{self, NetlinkError},
+    netlink::{self, Interfaces, NetlinkError},
     pipeline::{Pipeline, PipelineSettings},
     reconcile::Reconciler,
     source::{
@@ -47,7 +47,7 @@ use crate::{
         SourceKind,
         server::{Server, ServerError, check_free},
     },
-    store::{Capacity, Store as _, StoreError},
+    store::{Capacity, Store as _, StoreError, kernel::KernelStore},
     telemetry::chain,
 };
 
@@ -101,66 +101,7 @@ enum Source {
 /// Runs until SIGTERM or SIGINT. Translation goes on afterwards.
 pub async fn run(config: Config) -> Result<(), AgentError> {
     let stop = stop_signal()?;
-    let Config { instance, source, node_name, node_ips, node_port_addresses, external_ips, datapath, log: _ } =
-        config;
-    let facts = Facts::new(&instance, &node_name);
-    let node_name: Arc<str> = node_name.into();
-    let (source, origin) = open_source(source, &node_name).await?;
-    let interfaces = netlink::read(&datapath.devices).await?;
-    // Before anything is made at the kernel; once more when the socket is bound.
-    check_free(&instance.socket)?;
-    let mut kernel = Kernel::prepare(&kernel_config(&instance, &datapath))?;
-    let server = Server::bind(&instance.socket)?;
-    report_features(&kernel);
-
-    let store = kernel.store()?;
-    let settings = PipelineSettings { node_name: Arc::clone(&node_name), node_port_addresses, external_ips };
-    let mut pipeline = Pipeline::new(settings, store.capacity());
-    if kernel.reused() {
-        let tables =
-            store.read().map_err(|source| AgentError::Adopt { bpffs: instance.bpffs.clone(), source })?;
-        info!(frontends = tables.frontends.len(), "going on with the tables of an earlier agent");
-        pipeline.adopt(tables);
-    }
-
-    let (changes, arrived) = source::channel();
-    let (reconciler_questions, asked_reconciler) = mpsc::channel(QUESTIONS);
-    let (datapath_questions, asked_datapath) = mpsc::channel(QUESTIONS);
-    let (devices, watched_devices) = watch::channel(interfaces.devices);
-    let (ready, watched_ready) = watch::channel(false);
-    let (reconciler, progress) = Reconciler::new(pipeline, store);
-
-    let mut parts = JoinSet::new();
-    spawn_source(&mut parts, source, changes.clone());
-    parts.spawn(netlink::follow(datapath.devices.clone(), changes.clone(), devices).map(|()| Ok("netlink")));
-    parts.spawn(reconciler.run(arrived, asked_reconciler).map(|()| Ok("reconciler")));
-    if let Some(log) = kernel.logger() {
-        parts.spawn(async move {
-            if let Err(error) = log.forward().await {
-                warn!(error = chain(&error), "the programs' log is lost");
-            }
-            std::future::pending().await
-        });
-    }
-    let answers = Answers {
-        facts,
-        origin,
-        progress: progress.clone(),
-        ready: watched_ready,
-        reconciler: reconciler_questions,
-        datapath: datapath_questions,
-    };
-    parts.spawn(server.serve(Arc::new(answers)).map(|()| Ok("status server")));
-    let datapath = Datapath::new(
-        kernel,
-        Host::look(&datapath),
-        node_ips,
-        datapath.snat_ports,
-        datapath.devices,
-        changes,
-    );
-    let datapath = datapath.run(progress, watched_devices, asked_datapath, ready);
-
+    let (mut parts, datapath) = Prepared::new(config).await?.start();
     tokio::select! {
         name = stop => {
             info!(signal = name, "stopping; programs and maps stay in the kernel, and translation goes on");
@@ -174,6 +115,131 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
             Err(_) => AgentError::Ended { part: "task" },
         }),
     }
+}
+
+/// The tasks of the agent. None ends while the agent runs, except to say why it cannot go on.
+type Parts = JoinSet<Result<&'static str, AgentError>>;
+
+/// Everything is there, and nothing in force has changed.
+struct Prepared {
+    facts: Facts,
+    source: Source,
+    origin: Origin,
+    interfaces: Interfaces,
+    kernel: Kernel,
+    host: Host,
+    node_ips: NodeIps,
+    datapath: config::Datapath,
+    store: KernelStore,
+    pipeline: Pipeline,
+    server: Server,
+}
+
+impl Prepared {
+    async fn new(config: Config) -> Result<Self, AgentError> {
+        let Config {
+            instance,
+            source,
+            node_name,
+            node_ips,
+            node_port_addresses,
+            external_ips,
+            datapath,
+            log: _,
+        } = config;
+        let facts = Facts::new(&instance, &node_name);
+        let node_name: Arc<str> = node_name.into();
+        let (source, origin) = open_source(source, &node_name).await?;
+        let interfaces = netlink::read(&datapath.devices).await?;
+        // Before anything is made at the kernel; once more when the socket is bound.
+        check_free(&instance.socket)?;
+        let kernel = Kernel::prepare(&kernel_config(&instance, &datapath))?;
+        let server = Server::bind(&instance.socket)?;
+        report_features(&kernel);
+        let store = kernel.store()?;
+        let settings = PipelineSettings { node_name, node_port_addresses, external_ips };
+        let mut pipeline = Pipeline::new(settings, store.capacity());
+        if kernel.reused() {
+            adopt(&mut pipeline, &store, &instance)?;
+        }
+        let host = Host::look(&datapath);
+        Ok(Self {
+            facts,
+            source,
+            origin,
+            interfaces,
+            kernel,
+            host,
+            node_ips,
+            datapath,
+            store,
+            pipeline,
+            server,
+        })
+    }
+
+    /// Starts all tasks but one: that of the datapath is returned, since its errors are the agent's.
+    fn start(self) -> (Parts, impl Future<Output = Result<(), AgentError>>) {
+        let Self {
+            facts,
+            source,
+            origin,
+            interfaces,
+            mut kernel,
+            host,
+            node_ips,
+            datapath,
+            store,
+            pipeline,
+            server,
+        } = self;
+        let (changes, arrived) = source::channel();
+        let (ask_reconciler, asked_reconciler) = mpsc::channel(QUESTIONS);
+        let (ask_datapath, asked_datapath) = mpsc::channel(QUESTIONS);
+        let (devices, watched_devices) = watch::channel(interfaces.devices);
+        let (ready, watched_ready) = watch::channel(false);
+        let (reconciler, progress) = Reconciler::new(pipeline, store);
+        // The first change of all: with the lists but without them, the addresses of an earlier agent would go for a
+        // moment. The channel is new and has room.
+        drop(changes.try_send(Change::Interfaces(interfaces.addresses)));
+
+        let mut parts = Parts::new();
+        spawn_source(&mut parts, source, changes.clone());
+        let follow = netlink::follow(datapath.devices.clone(), changes.clone(), devices);
+        parts.spawn(follow.map(|()| Ok("netlink")));
+        parts.spawn(reconciler.run(arrived, asked_reconciler).map(|()| Ok("reconciler")));
+        if let Some(log) = kernel.logger() {
+            parts.spawn(forward(log).map(|never| match never {}));
+        }
+        let answers = Answers {
+            facts,
+            origin,
+            progress: progress.clone(),
+            ready: watched_ready,
+            reconciler: ask_reconciler,
+            datapath: ask_datapath,
+        };
+        parts.spawn(server.serve(Arc::new(answers)).map(|()| Ok("status server")));
+        let datapath = Datapath::new(kernel, host, node_ips, datapath.snat_ports, datapath.devices, changes);
+        (parts, datapath.run(progress, watched_devices, asked_datapath, ready))
+    }
+}
+
+/// Goes on with the records, numbers and slots of an earlier agent.
+fn adopt(pipeline: &mut Pipeline, store: &KernelStore, instance: &Instance) -> Result<(), AgentError> {
+    let bpffs = || instance.bpffs.clone();
+    let tables = store.read().map_err(|source| AgentError::Adopt { bpffs: bpffs(), source })?;
+    info!(frontends = tables.frontends.len(), "going on with the tables of an earlier agent");
+    pipeline.adopt(tables);
+    Ok(())
+}
+
+/// Forwards what the programs log; never ends.
+pub(crate) async fn forward(log: ProgramLog) -> Infallible {
+    if let Err(error) = log.forward().await {
+        warn!(error = chain(&error), "the programs' log is lost");
+    }
+    std::future::pending().await
 }
 
 /// How long tasks that cannot be cancelled may still take when the agent ends.
@@ -191,32 +257,25 @@ pub(crate) fn stop_signal() -> Result<impl Future<Output = &'static str>, AgentE
     })
 }
 
-async fn open_source(
-    config: SourceConfig,
-    node_name: &Arc<str>,
-) -> Result<(Source, answers::Origin), AgentError> {
+async fn open_source(config: SourceConfig, node_name: &Arc<str>) -> Result<(Source, Origin), AgentError> {
     Ok(match config {
         SourceConfig::Folder { directory, service_cidrs } => {
             let location = directory.display().to_string();
             let pools = Pools::of(&service_cidrs);
             let folder = FolderSource::new(directory, node_name)?.with_pools(pools);
-            (Source::Folder(folder), answers::Origin { kind: SourceKind::Folder, location })
+            (Source::Folder(folder), Origin { kind: SourceKind::Folder, location })
         }
         SourceConfig::Cluster { kubeconfig, context, legacy_endpoints } => {
             let config =
                 ClusterConfig { kubeconfig, context, node_name: Arc::clone(node_name), legacy_endpoints };
             let client = cluster::connect(&config).await?;
             let location = client.server().to_owned();
-            (Source::Cluster(client, config), answers::Origin { kind: SourceKind::Cluster, location })
+            (Source::Cluster(client, config), Origin { kind: SourceKind::Cluster, location })
         }
     })
 }
 
-fn spawn_source(
-    parts: &mut JoinSet<Result<&'static str, AgentError>>,
-    source: Source,
-    changes: mpsc::Sender<Change>,
-) {
+fn spawn_source(parts: &mut Parts, source: Source, changes: mpsc::Sender<Change>) {
     match source {
         Source::Folder(folder) => parts.spawn(async move {
             folder.run(changes).await?;
@@ -230,7 +289,7 @@ fn spawn_source(
 }
 
 /// The kernel's part of the configuration. Devices are added as they are found.
-pub(crate) fn kernel_config(instance: &Instance, datapath: &crate::config::Datapath) -> KernelConfig {
+pub(crate) fn kernel_config(instance: &Instance, datapath: &config::Datapath) -> KernelConfig {
     let capacities = datapath.capacities;
     let defaults = KernelConfig::default();
     KernelConfig {

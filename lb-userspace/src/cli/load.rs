@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use tracing::warn;
 
 use super::{Verdict, runtime};
 use crate::{
@@ -66,10 +65,12 @@ async fn load(config: &LoadConfig) -> anyhow::Result<()> {
     let shown = attached.map_err(anyhow::Error::from).and_then(|_| print_text(&ids(&kernel)?));
     if shown.is_ok() {
         remark("loaded; Ctrl-C detaches and removes everything");
-        let log = kernel.logger();
-        tokio::select! {
-            _ = stop => {}
-            () = forward(log) => {}
+        match kernel.logger() {
+            Some(log) => tokio::select! {
+                _ = stop => {}
+                never = agent::forward(log) => match never {},
+            },
+            None => drop(stop.await),
         }
     }
     drop(kernel);
@@ -77,16 +78,6 @@ async fn load(config: &LoadConfig) -> anyhow::Result<()> {
     shown?;
     removed?;
     Ok(())
-}
-
-/// Forwards the programs' log; never ends.
-async fn forward(log: Option<kernel::ProgramLog>) {
-    if let Some(log) = log
-        && let Err(error) = log.forward().await
-    {
-        warn!(error = telemetry::chain(&error), "the programs' log is lost");
-    }
-    std::future::pending::<()>().await;
 }
 
 /// The kernel's numbers of what is loaded, for bpftool.
