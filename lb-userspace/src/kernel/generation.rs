@@ -124,6 +124,8 @@ fn writes(tables: &Tables) -> impl Iterator<Item = Write> {
 
 /// Pins the maps of `ebpf` that are not pinned yet: first aside, then, once the links lead to them, in their places.
 pub(crate) fn stage(pins: &Pins, ebpf: &Ebpf) -> Result<bool, KernelError> {
+    // An earlier attempt of this process may have failed half-way.
+    pins.drop_staged()?;
     let missing: Vec<(&'static str, &Map)> = maps::ALL
         .iter()
         .filter_map(|name| ebpf.map(name).map(|map| (*name, map)))

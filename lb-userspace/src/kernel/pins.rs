@@ -89,6 +89,11 @@ impl Pins {
             tracing::info!(path = %self.root.display(), "finished an interrupted change of generation");
         }
         move_all(&self.relinked(), &self.links())?;
+        self.drop_staged()
+    }
+
+    /// Unpins the maps of a generation that did not come into force.
+    pub(crate) fn drop_staged(&self) -> Result<(), KernelError> {
         for file in entries(&self.staged())? {
             remove_file(&file)?;
         }

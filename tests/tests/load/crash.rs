@@ -23,6 +23,9 @@ use crate::machine::{Ids, Machine, no_addresses, start, target};
 
 /// Set in a process that is to be killed: the number of frontends, the pin directory, the cgroup.
 const VICTIM: &str = "SOCKEYE_TEST_VICTIM";
+/// How many are killed.
+const ROUNDS: u32 = 20;
+
 const ACTIVATING: &str = "activating";
 const ACTIVE: &str = "active";
 
@@ -31,7 +34,6 @@ fn an_agent_that_is_killed_at_any_moment_leaves_the_service_working() -> Result<
     if let Ok(arguments) = env::var(VICTIM) {
         return be_victim(&arguments);
     }
-    const ROUNDS: u32 = 20;
     let machine = Machine::new()?;
     let _server = Server::start("backend", machine.place(), &[(Protocol::Tcp, 8080)])?;
     let prober = Prober::start("client", machine.place())?;

@@ -3,9 +3,11 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use lb_userspace::kernel::{Attachment, Change, KernelConfig, KernelError, Place as AttachedAt, cleanup};
+use lb_userspace::kernel::{
+    Attachment, Change, Kernel, KernelConfig, KernelError, Place as AttachedAt, cleanup, open_pinned,
+};
 
-use crate::machine::{Machine, ON_CGROUP, changes_of, start};
+use crate::machine::{Machine, ON_CGROUP, changes_of, no_addresses, start};
 
 #[test]
 fn devices_are_served_by_links_or_filters() -> Result<()> {
@@ -81,6 +83,22 @@ fn cleanup_removes_filters_and_the_qdisc_that_was_made_for_them() -> Result<()> 
     assert!(tc("qdisc show dev own")?.contains("clsact"));
     let own = tc("filter show dev own ingress")?;
     assert!(own.contains("bytecode") && !own.contains("tc_ingress"), "{own}");
+    Ok(())
+}
+
+#[test]
+fn a_device_that_vanished_does_not_spoil_the_next_attempt() -> Result<()> {
+    let machine = Machine::new()?;
+    let config = KernelConfig { devices: vec!["ext".to_owned()], ..machine.config.clone() };
+    let mut kernel = Kernel::prepare(&config)?;
+    kernel.configure(&no_addresses())?;
+    let refused = machine.netns.run(|| Ok(kernel.activate()))?;
+    assert!(matches!(refused, Err(KernelError::NoDevice { .. })), "{refused:?}");
+    assert!(matches!(open_pinned(&config.bpffs), Err(KernelError::NotPinned { .. })));
+    kernel.detach_device("ext")?;
+    let changes = machine.netns.run(|| Ok(kernel.activate()?))?;
+    assert_eq!(changes_of(&changes, Change::Kept), ON_CGROUP);
+    assert_eq!(open_pinned(&config.bpffs)?.attachments()?.len(), ON_CGROUP);
     Ok(())
 }
 
