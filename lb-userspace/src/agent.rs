@@ -261,7 +261,7 @@ async fn open_source(config: SourceConfig, node_name: &Arc<str>) -> Result<(Sour
     Ok(match config {
         SourceConfig::Folder { directory, service_cidrs } => {
             let location = directory.display().to_string();
-            let pools = Pools::of(&service_cidrs);
+            let pools = if service_cidrs.is_empty() { Pools::default() } else { Pools::of(&service_cidrs) };
             let folder = FolderSource::new(directory, node_name)?.with_pools(pools);
             (Source::Folder(folder), Origin { kind: SourceKind::Folder, location })
         }

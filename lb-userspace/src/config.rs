@@ -76,7 +76,7 @@ pub enum SourceConfig {
     Folder {
         /// The folder.
         directory: PathBuf,
-        /// The networks that ClusterIPs are allocated from, at most one a family; the default one where none is given.
+        /// The networks that ClusterIPs are allocated from, at most one a family; empty: the default ones.
         service_cidrs: Vec<IpNet>,
     },
     /// A cluster's API server.
