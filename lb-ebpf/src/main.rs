@@ -36,25 +36,25 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 /// TCP and connected UDP over IPv4.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    verdict::allow_or_refuse(socket::connect::<V4>(&ctx))
+    verdict::allow_or_refuse(&ctx, socket::connect::<V4>(&ctx))
 }
 
 /// TCP and connected UDP over IPv6, v4-mapped destinations included.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    verdict::allow_or_refuse(socket::connect::<V6>(&ctx))
+    verdict::allow_or_refuse(&ctx, socket::connect::<V6>(&ctx))
 }
 
 /// Datagrams with a destination of their own, over IPv4; from IPv6 sockets too, if the destination is v4-mapped.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    verdict::allow_or_refuse(socket::sendmsg::<V4>(&ctx))
+    verdict::allow_or_refuse(&ctx, socket::sendmsg::<V4>(&ctx))
 }
 
 /// Datagrams with a destination of their own, over IPv6.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    verdict::allow_or_refuse(socket::sendmsg::<V6>(&ctx))
+    verdict::allow_or_refuse(&ctx, socket::sendmsg::<V6>(&ctx))
 }
 
 /// The source that a reader of an IPv4 socket is told.
@@ -96,13 +96,13 @@ pub fn post_bind6(ctx: SockContext) -> i32 {
 /// What arrives at an external device.
 #[classifier]
 pub fn tc_ingress(ctx: TcContext) -> i32 {
-    verdict::pass_or_drop(packet::ingress(&ctx))
+    verdict::pass_or_drop(&ctx, packet::ingress(&ctx))
 }
 
 /// What leaves through an external device.
 #[classifier]
 pub fn tc_egress(ctx: TcContext) -> i32 {
-    verdict::pass_or_drop(packet::egress(&ctx))
+    verdict::pass_or_drop(&ctx, packet::egress(&ctx))
 }
 
 #[cfg(target_arch = "bpf")]

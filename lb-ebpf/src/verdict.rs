@@ -10,10 +10,12 @@
 //! Fail-open where the destination is not ours, fail-closed only where a service says so.
 
 use aya_ebpf::{
-    Global,
+    EbpfContext, Global,
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::bpf_set_retval,
+    programs::{SockAddrContext, TcContext},
 };
+use aya_log_ebpf::error;
 use lb_common::outcome::{Outcome, Reason};
 
 use crate::{packet::Step, tables::count};
@@ -33,7 +35,7 @@ const REFUSE: u32 = 0;
 
 /// For hooks that may refuse a call.
 #[inline(always)]
-pub(crate) fn allow_or_refuse(end: Result<Outcome, Reason>) -> i32 {
+pub(crate) fn allow_or_refuse(ctx: &SockAddrContext, end: Result<Outcome, Reason>) -> i32 {
     let verdict = match end {
         Ok(outcome) => {
             count(outcome.number());
@@ -41,6 +43,7 @@ pub(crate) fn allow_or_refuse(end: Result<Outcome, Reason>) -> i32 {
         }
         Err(reason) => {
             count(reason.number());
+            report_defect(ctx, reason);
             match reason {
                 Reason::NoBackends | Reason::NoLocalBackends | Reason::BrokenTables => refuse(ECONNREFUSED),
                 Reason::NotAService
@@ -78,13 +81,13 @@ pub(crate) fn allow(end: Result<Outcome, Reason>) -> i32 {
 /// For packets. What is not translated goes on to the next program and then to the stack, unless a service says
 /// that it must not arrive, or it can no longer arrive where it should.
 #[inline(always)]
-pub(crate) fn pass_or_drop(end: Result<Step, Reason>) -> i32 {
+pub(crate) fn pass_or_drop(ctx: &TcContext, end: Result<Step, Reason>) -> i32 {
     let (number, verdict) = match end {
         Ok(Step::Stack(outcome)) => (outcome.number(), TC_ACT_UNSPEC),
         Ok(Step::Redirect(outcome, verdict)) => (outcome.number(), verdict),
-        Err(reason) => (
-            reason.number(),
-            match reason {
+        Err(reason) => {
+            report_defect(ctx, reason);
+            let verdict = match reason {
                 Reason::NotAService
                 | Reason::OtherProtocol
                 | Reason::NothingToRestore
@@ -105,11 +108,20 @@ pub(crate) fn pass_or_drop(end: Result<Step, Reason>) -> i32 {
                 | Reason::NoRoute
                 | Reason::TtlExceeded
                 | Reason::RewriteFailed => TC_ACT_SHOT,
-            },
-        ),
+            };
+            (reason.number(), verdict)
+        }
     };
     count(number);
     verdict
+}
+
+/// Writes what only a defect can cause to the agent's log: the one end that is worth more than its count.
+#[inline(always)]
+fn report_defect<C: EbpfContext>(ctx: &C, reason: Reason) {
+    if reason == Reason::BrokenTables {
+        error!(ctx, "a frontend leads to no record or to no slot: refused");
+    }
 }
 
 /// For `bind()`: only a node port in use is refused. Where nothing is, nothing is counted: a bind that has nothing to do
