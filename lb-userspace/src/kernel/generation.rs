@@ -223,7 +223,10 @@ mod tests {
         let mut wanted = definitions(10);
         wanted.get_mut(maps::FRONTENDS).unwrap().max_entries = 20;
         let inheritance = choose(&definitions(10), &wanted);
-        assert_eq!(inheritance.kept, [maps::SOCKETS, maps::DATAGRAMS, maps::FLOWS, maps::OUTCOMES]);
+        assert_eq!(
+            inheritance.kept,
+            [maps::AFFINITY, maps::SOCKETS, maps::DATAGRAMS, maps::FLOWS, maps::OUTCOMES]
+        );
         assert_eq!(inheritance.tables, TablesFrom::OtherSizes);
     }
 
