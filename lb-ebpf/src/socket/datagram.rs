@@ -7,7 +7,7 @@
 use aya_ebpf::{helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
 use lb_common::{
     address::{Protocol, SocketAddress},
-    decide::{self, Found, Selection, same_peer},
+    decide::{self, Found, Selection, Tables as _, same_peer},
     frontend::FrontendKey,
     outcome::{Outcome, Reason},
     socket::{DatagramKey, DatagramValue, SocketState, direction, flags, state},
@@ -35,7 +35,7 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
         set_socket_address::<F>(ctx, &kept);
         return Ok(Outcome::DatagramKept);
     }
-    let selection = decide::select(&Maps, &found, false, || client(ctx))?;
+    let selection = select_apart(ctx, &found, &frontend)?;
     let stored = remember(ctx, &frontend, &selection);
     set_socket_address::<F>(ctx, &selection.backend.socket_address());
     if stored { Ok(Outcome::DatagramTranslated) } else { Err(Reason::NotStored) }
@@ -60,6 +60,42 @@ pub(crate) fn recvmsg<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
     let frontend = socket.frontend;
     set_socket_address::<F>(ctx, &frontend);
     Ok(Outcome::SourceRestored)
+}
+
+/// How often another backend is drawn where one serves another service of this socket already.
+const DRAWS: u32 = 8;
+
+/// A backend for a service that this socket has not sent to yet: if there is a choice, one that serves none of its other
+/// services, so that answers can be told apart.
+#[inline(always)]
+fn select_apart<'a>(
+    ctx: &SockAddrContext,
+    found: &Found<'a>,
+    frontend: &SocketAddress,
+) -> Result<Selection<'a>, Reason> {
+    let mut selection = decide::select(&Maps, found, false, || client(ctx))?;
+    if tables::socket_state(ctx).is_none() || Maps.settings(found.record).affinity_seconds != 0 {
+        return Ok(selection);
+    }
+    for _ in 0..DRAWS {
+        if !serves_another(ctx, frontend, &selection.backend.socket_address()) {
+            break;
+        }
+        selection = decide::select(&Maps, found, false, || client(ctx))?;
+    }
+    Ok(selection)
+}
+
+/// Whether what this backend sends is taken for an answer of another service than the frontend's.
+#[inline(always)]
+fn serves_another(ctx: &SockAddrContext, frontend: &SocketAddress, backend: &SocketAddress) -> bool {
+    let Some(socket) = tables::socket_state(ctx) else { return false };
+    if socket.state != state::NONE && same_peer(&socket.backend, backend) {
+        return !same_peer(&socket.frontend, frontend);
+    }
+    socket.flags & flags::SPILLED != 0
+        && tables::datagram(&spill_key(ctx, backend, direction::REVERSE))
+            .is_some_and(|spilled| !same_peer(&spilled.peer, frontend))
 }
 
 /// The backend that this socket has for the frontend, if it is still in the service's set.
