@@ -1,5 +1,7 @@
 //! Rules about manifests and files.
 
+use std::collections::BTreeSet;
+
 use super::{Finding, Tree, source::Source};
 
 /// The most lines that a source file may have.
@@ -23,8 +25,9 @@ pub(super) fn members_inherit_the_lints(tree: &Tree) -> Vec<Finding> {
 /// A file that no `mod` line leads to is never compiled.
 pub(super) fn files_belong_to_a_module(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let placed = placed_by_attribute(tree);
     for (path, _) in tree.with_ending(".rs") {
-        if is_crate_root(tree, path) {
+        if is_crate_root(tree, path) || placed.contains(path) {
             continue;
         }
         let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
@@ -47,6 +50,17 @@ pub(super) fn files_belong_to_a_module(tree: &Tree) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The files that a `#[path = "…"]` names, from the folder of the file that it stands in.
+fn placed_by_attribute(tree: &Tree) -> BTreeSet<String> {
+    let attributes = tree.with_ending(".rs").flat_map(|(path, text)| {
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let names =
+            text.lines().filter_map(|line| line.trim().strip_prefix("#[path = \"")?.strip_suffix("\"]"));
+        names.map(move |name| format!("{folder}/{name}"))
+    });
+    attributes.collect()
 }
 
 /// Whether cargo finds this file by itself.
@@ -120,7 +134,8 @@ mod tests {
             ("a/src/bin/tool.rs", ""),
             ("a/src/bin/big/main.rs", "mod part;"),
             ("a/src/bin/big/part.rs", ""),
-            ("a/tests/whole.rs", "mod story;"),
+            ("a/tests/whole.rs", "mod story;\n#[path = \"support/shared.rs\"]\nmod shared;"),
+            ("a/tests/support/shared.rs", ""),
             ("a/tests/whole/story.rs", ""),
         ]);
         let paths: Vec<_> = files_belong_to_a_module(&tree).into_iter().map(|f| f.path).collect();
