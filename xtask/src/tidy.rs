@@ -30,7 +30,7 @@ struct Finding {
 }
 
 /// All rules.
-const RULES: [fn(&Tree) -> Vec<Finding>; 9] = [
+const RULES: [fn(&Tree) -> Vec<Finding>; 8] = [
     layout::members_inherit_the_lints,
     layout::files_belong_to_a_module,
     layout::files_are_short,
@@ -38,7 +38,6 @@ const RULES: [fn(&Tree) -> Vec<Finding>; 9] = [
     words::no_banned_words,
     documents::maps_are_documented,
     documents::outcomes_are_documented,
-    documents::flags_are_documented,
     documents::links_and_paths_lead_somewhere,
 ];
 

@@ -10,10 +10,6 @@ const MAP_NAMES: &str = "lb-common/src/config.rs";
 const MAP_REFERENCE: &str = "docs/maps.md";
 /// Where outcomes and reasons are numbered and named.
 const OUTCOMES: &str = "lb-common/src/outcome.rs";
-/// Where the flags of `sockeye run` and `sockeye load` are declared.
-const FLAGS: &str = "lb-userspace/src/config/flags.rs";
-/// The reference of the command line.
-const CLI_REFERENCE: &str = "docs/cli.md";
 /// A word in backticks that starts with one of these is a path.
 const FOLDERS: [&str; 9] =
     ["lb-common/", "lb-ebpf/", "lb-userspace/", "xtask/", "tests/", "deploy/", "docs/", "examples/", "fuzz/"];
@@ -117,42 +113,6 @@ pub(super) fn outcomes_are_documented(tree: &Tree) -> Vec<Finding> {
     missing.map(|row| Finding::new(MAP_REFERENCE, 0, format!("lacks the row {row}"))).collect()
 }
 
-/// Each flag is in the reference of the command line.
-pub(super) fn flags_are_documented(tree: &Tree) -> Vec<Finding> {
-    let (Some(code), Some(reference)) = (tree.files.get(FLAGS), tree.files.get(CLI_REFERENCE)) else {
-        return Vec::new();
-    };
-    let flags = long_flags(code);
-    if flags.is_empty() {
-        return vec![Finding::new(FLAGS, 0, "no flags found")];
-    }
-    flags
-        .into_iter()
-        .filter(|flag| !reference.contains(&format!("`--{flag}")))
-        .map(|flag| Finding::new(CLI_REFERENCE, 0, format!("does not document `--{flag}`")))
-        .collect()
-}
-
-/// The long flags that clap derives: `#[arg(long)]` before a field, or `long = "name"`.
-fn long_flags(code: &str) -> Vec<String> {
-    let mut flags = Vec::new();
-    for (_, rest) in code.match_indices("#[arg(").map(|(at, start)| code.split_at(at + start.len())) {
-        let Some((attribute, after)) = rest.split_once(")]") else { continue };
-        let long =
-            attribute.split(',').map(str::trim).find(|part| *part == "long" || part.starts_with("long = "));
-        let Some(long) = long else { continue };
-        let name = long.strip_prefix("long = ").map_or_else(
-            || {
-                let field = after.split_once(':').map_or("", |(field, _)| field.trim());
-                field.rsplit(char::is_whitespace).next().unwrap_or(field).replace('_', "-")
-            },
-            |name| name.trim_matches('"').to_owned(),
-        );
-        flags.push(name);
-    }
-    flags
-}
-
 /// A relative link, and a path in backticks, names something that exists.
 pub(super) fn links_and_paths_lead_somewhere(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -252,16 +212,6 @@ mod tests {
             texts(&outcomes_are_documented(&tree)),
             ["docs/maps.md: lacks the row | 1 | `two` | second |"]
         );
-    }
-
-    #[test]
-    fn flags_are_read_as_clap_names_them() {
-        let code = "struct Options {\n    /// Doc: text\n    #[arg(long, value_name = \"DIR\", value_parser = f(1))]\n    \
-                    manifests: Option<PathBuf>,\n    #[arg(\n        long = \"node-name\",\n    )]\n    node: String,\n    \
-                    #[arg(short, long)]\n    pub(crate) max_services: u32,\n    #[arg(last = true)]\n    rest: u8,\n}";
-        assert_eq!(long_flags(code), ["manifests", "node-name", "max-services"]);
-        let tree = Tree::of([(FLAGS, code), (CLI_REFERENCE, "`--manifests DIR`, `--node-name`")]);
-        assert_eq!(texts(&flags_are_documented(&tree)), ["docs/cli.md: does not document `--max-services`"]);
     }
 
     #[test]
