@@ -1,0 +1,110 @@
+//! The agent's parts, wired as `sockeye run` wires them: pipeline, store, programs. Only the sources are missing.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use bytemuck::Zeroable as _;
+use lb_common::config::Config;
+use lb_userspace::{
+    kernel::{Kernel, KernelConfig, cleanup},
+    pipeline::{NodePortAddresses, Pipeline, PipelineSettings, SyncReport},
+    store::{Capacity, Store, StoreError, Tables, Write, kernel::KernelStore},
+};
+
+use crate::{machine::Corner, objects};
+
+/// Programs and maps, and a pipeline that knows nothing yet.
+pub(crate) struct Datapath {
+    pub(crate) kernel: Kernel,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) store: Stopwatch<KernelStore>,
+}
+
+impl Datapath {
+    /// New maps, and programs that are loaded but not attached.
+    pub(crate) fn new(corner: &Corner) -> anyhow::Result<Self> {
+        let config = KernelConfig {
+            bpffs: corner.bpffs.pin_path(),
+            cgroup: corner.with_programs.path().to_owned(),
+            ..KernelConfig::default()
+        };
+        let kernel = Kernel::prepare(&config).context("loading the programs")?;
+        let store = Stopwatch::new(kernel.store()?);
+        let settings = PipelineSettings {
+            node_name: objects::NODE.into(),
+            node_port_addresses: NodePortAddresses::default(),
+            external_ips: true,
+        };
+        Ok(Self { pipeline: Pipeline::new(settings, store.capacity()), kernel, store })
+    }
+
+    /// Serves a cluster of so many Services.
+    pub(crate) fn serve(&mut self, services: u32) -> anyhow::Result<()> {
+        for change in objects::initial(services) {
+            self.pipeline.apply(change);
+        }
+        self.sync()?;
+        let frontends = self.pipeline.summary().frontends.used;
+        ensure!(frontends == services, "{frontends} of {services} frontends are in force");
+        Ok(())
+    }
+
+    /// Writes what is to be written, all of it.
+    pub(crate) fn sync(&mut self) -> anyhow::Result<SyncReport> {
+        let report = self.pipeline.sync(&mut self.store);
+        ensure!(report.dirty == 0 && report.blocked == 0, "not everything was written: {report:?}");
+        Ok(report)
+    }
+
+    /// Attaches the programs.
+    pub(crate) fn attach(&mut self) -> anyhow::Result<()> {
+        // Of the run-time switches, connect() to a cluster address uses none.
+        self.kernel.configure(&Config::zeroed())?;
+        self.kernel.activate().context("attaching the programs")?;
+        Ok(())
+    }
+
+    /// Detaches and removes everything.
+    pub(crate) fn remove(self, corner: &Corner) -> anyhow::Result<()> {
+        drop(self);
+        cleanup(&corner.bpffs.pin_path()).context("removing the programs")?;
+        Ok(())
+    }
+}
+
+/// A store that adds up the time that writing takes.
+pub(crate) struct Stopwatch<S> {
+    store: S,
+    spent: Cell<Duration>,
+}
+
+impl<S> Stopwatch<S> {
+    fn new(store: S) -> Self {
+        Self { store, spent: Cell::new(Duration::ZERO) }
+    }
+
+    /// The time spent since the last call of this.
+    pub(crate) fn take(&self) -> Duration {
+        self.spent.take()
+    }
+}
+
+impl<S: Store> Store for Stopwatch<S> {
+    fn capacity(&self) -> Capacity {
+        self.store.capacity()
+    }
+
+    fn apply(&mut self, write: &Write) -> Result<(), StoreError> {
+        let start = Instant::now();
+        let result = self.store.apply(write);
+        self.spent.set(self.spent.get() + start.elapsed());
+        result
+    }
+
+    fn read(&self) -> Result<Tables, StoreError> {
+        self.store.read()
+    }
+}

@@ -1,0 +1,134 @@
+//! The results as Markdown: tables for the terminal, and the whole of `docs/benchmarks.md`.
+
+use crate::{
+    LARGE, Results, SMALL,
+    connect::{Added, Figures},
+    objects::ENDPOINTS,
+    sockets::BATCH,
+};
+
+/// The page.
+pub(crate) fn document(results: &Results) -> String {
+    format!(
+        "# Benchmarks\n\n\
+         Written by `./x bench`; do not edit. Run it on your machine to compare.\n\n\
+         Machine: {}.\nRelease build, {} rounds.\n\n{}\n{}",
+        results.machine,
+        results.rounds,
+        tables(results),
+        method(),
+    )
+}
+
+/// The figures.
+pub(crate) fn tables(results: &Results) -> String {
+    [goals(results), connect_table(results), changes_table(results)].join("\n")
+}
+
+/// What must hold.
+fn goals(results: &Results) -> String {
+    let Results { small, large_hot, bulk, single, .. } = results;
+    // Each against the same call without programs: the machine may be slower in one of the two runs.
+    let growth = ratio(&large_hot.again) / ratio(&small.again);
+    let rows = [
+        goal(
+            "`connect()` to a service, on a socket that has its storage: added",
+            large_hot.again.hit,
+            200.0,
+            "ns",
+            0,
+        ),
+        goal("`connect()` to a service, on a fresh socket: added", large_hot.fresh.hit, 200.0, "ns", 0),
+        goal(
+            "`connect()` to anything else: added",
+            large_hot.fresh.miss.max(large_hot.again.miss),
+            150.0,
+            "ns",
+            0,
+        ),
+        goal("`connect()` to a service among 50,000, against one among 10", growth, 1.1, "×", 2),
+        goal("50,000 services × 10 endpoints, from objects to maps", bulk.total, 1000.0, "ms", 0),
+        goal("of that, writing maps", bulk.writes, 150.0, "ms", 0),
+        goal("one endpoint among 500,000, from event to store: 99th percentile", single.p99, 100.0, "µs", 1),
+    ];
+    format!("## Goals\n\n| | measured | goal | |\n|---|---:|---:|---|\n{}\n", rows.join("\n"))
+}
+
+fn goal(what: &str, measured: f64, goal: f64, unit: &str, digits: usize) -> String {
+    let verdict = if measured <= goal { "met" } else { "**missed**" };
+    format!("| {what} | {measured:.digits$} {unit} | ≤ {goal} {unit} | {verdict} |")
+}
+
+/// Of a translated call to the same call without programs.
+fn ratio(added: &Added) -> f64 {
+    (added.without + added.hit) / added.without
+}
+
+fn connect_table(results: &Results) -> String {
+    let Results { small, large_hot, large_cold, .. } = results;
+    let rows = [
+        rows(&format!("{SMALL} services"), small),
+        rows(&format!("{LARGE} services, {SMALL} of them in use"), large_hot),
+        rows(&format!("{LARGE} services, each in turn"), large_cold),
+    ];
+    format!(
+        "## What the programs add to a system call\n\n\
+         UDP over IPv4. The same call without programs, what the programs add to it, and the ratio of the two calls.\n\n\
+         | | call | without | not a service | | a service | |\n|---|---|---:|---:|---:|---:|---:|\n{}\n",
+        rows.join("\n"),
+    )
+}
+
+fn rows(what: &str, figures: &Figures) -> String {
+    let Figures { fresh, again, close } = figures;
+    let calls =
+        [("`connect()`, same socket", again), ("`connect()`, fresh socket", fresh), ("`close()`", close)];
+    calls.map(|(call, added)| row(what, call, added)).join("\n")
+}
+
+fn row(what: &str, call: &str, added: &Added) -> String {
+    let Added { without, miss, hit } = added;
+    format!(
+        "| {what} | {call} | {without:.0} ns | {miss:+.0} ns | {:.2}× | {hit:+.0} ns | {:.2}× |",
+        (without + miss) / without,
+        ratio(added),
+    )
+}
+
+fn changes_table(results: &Results) -> String {
+    let Results { bulk, single, .. } = results;
+    format!(
+        "## How fast the maps follow\n\n| {LARGE} services × {ENDPOINTS} endpoints | |\n|---|---:|\n\
+         | from objects in memory to empty maps | {:.0} ms |\n\
+         | of that, inside the store's writes | {:.1} ms |\n\
+         | one endpoint replaced, from event to store: median | {:.1} µs |\n\
+         | 99th percentile | {:.1} µs |\n\
+         | the slowest of {} | {:.1} µs |\n",
+        bulk.total, bulk.writes, single.median, single.p99, single.changes, single.worst,
+    )
+}
+
+fn method() -> String {
+    format!(
+        "## Method\n\n\
+         The benchmark is `tests/src/bin/bench/main.rs`. It wires pipeline, store and programs as `sockeye run` does,\n\
+         without sources, in a network namespace, a BPF file system and cgroups of its own.\n\n\
+         **`connect()`.** Two sibling cgroups, one with the programs attached and one without.\n\
+         Each round makes the same calls in both, in turns, on one CPU, at the highest priority; which comes first alternates.\n\
+         A round is a batch of {BATCH} sockets; a batch is timed as a whole, so that the clock is not in the figures.\n\
+         The figure without programs is the median of the rounds; what is added is the median of the differences within each round.\n\
+         All addresses are local to the namespace (`local 10.0.0.0/8 dev lo`), services and backends alike, so that every call\n\
+         finds a route of the same kind and succeeds.\n\
+         Afterwards the counters must show that all calls were translated or passed on as the table says.\n\n\
+         * *Same socket*: one socket connects again and again. The programs find the service, choose a backend, rewrite\n\
+           the address and write the socket's storage, which is there already.\n\
+         * *Fresh socket*: each call is the first of its socket, timed without `socket()` and `close()`. The kernel allocates the\n\
+           socket's storage, and in a memory cgroup accounts for it.\n\
+         * *In use*: the {SMALL} services that are connected to stay in the processor's caches. *Each in turn*: every call is to\n\
+           a service that no call was to for {LARGE} calls, so each map access misses the caches.\n\n\
+         **Objects to maps.** The changes of the initial lists are made before the clock starts; it stops when the last map is written.\n\
+         Maps are new each time. Writes are timed one by one inside, clock included.\n\n\
+         **One endpoint.** An EndpointSlice of {ENDPOINTS} endpoints arrives in which one is replaced; the clock stops when the new set is\n\
+         in force. Freeing what is retired waits for a grace period and is not part of it, as in the agent.\n",
+    )
+}
