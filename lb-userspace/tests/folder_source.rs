@@ -357,3 +357,11 @@ async fn addresses_come_from_the_given_pools() {
     let [Object::Service(service)] = &objects[..] else { panic!("{objects:?}") };
     assert!(service.cluster_ips[0].to_string().starts_with("10.96."));
 }
+
+#[test]
+fn the_examples_have_no_problems() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let (objects, problems) = read_once(&examples, NODE).unwrap();
+    assert!(objects.iter().any(|object| object.kind() == Kind::Service));
+    assert_eq!(problems, []);
+}

@@ -97,7 +97,7 @@ where
                         Err(Gone) => return,
                     }
                 }
-                Ok(Some(Err(error))) => match follower.fail(&error).await {
+                Ok(Some(Err(error))) => match follower.fail(&error, streaming).await {
                     Ok(next) => next,
                     Err(Gone) => return,
                 },
@@ -206,7 +206,7 @@ impl<'a, K: Resource<DynamicType = ()>> Follower<'a, K> {
     }
 
     /// What an error means. Whether the server answers at all is seen in its client, not here.
-    async fn fail(&mut self, error: &watcher::Error) -> Result<Next, Gone> {
+    async fn fail(&mut self, error: &watcher::Error, streaming: bool) -> Result<Next, Gone> {
         debug!(kind = %self.kind, %error, "watch failed");
         let (watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
@@ -217,7 +217,7 @@ impl<'a, K: Resource<DynamicType = ()>> Follower<'a, K> {
         };
         let starting = matches!(error, watcher::Error::WatchStartFailed(_));
         match status.code {
-            400 | 415 | 422 if starting && self.listing.is_none() => Ok(Next::Page),
+            400 | 415 | 422 if starting && streaming => Ok(Next::Page),
             401 | 403 | 404 => {
                 let is_list = matches!(error, watcher::Error::InitialListFailed(_));
                 self.refuse(if is_list { "list" } else { "watch" }, status).await?;

@@ -1,4 +1,5 @@
 use expect_test::{Expect, expect};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -218,4 +219,25 @@ fn a_long_document_is_read() {
     let (objects, problems) = objects_from_yaml(&text, "a.yaml", "node-a");
     let [Object::Endpoints(_, slices)] = &objects[..] else { panic!("{problems:?}") };
     assert_eq!(slices[0].endpoints.len(), 90_000);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_survived(text in "(---|\\.\\.\\.|%YAML|- |a: |kind: Service|apiVersion: v1|items:|[\\n \\[\\]{},\"'&*!|>#é\t0-9])*") {
+        for file in ["a.yaml", "a.json"] {
+            objects_from_yaml(&text, file, "node-a");
+        }
+    }
+
+    #[test]
+    fn every_line_belongs_to_one_document(lines in prop::collection::vec("(---|--- x|# c|%YAML 1.2|a: 1|)", 0..12)) {
+        let text = lines.join("\n");
+        let documents = documents(&text);
+        let content = |line: &&str| line.ends_with(['x', '1']);
+        let found = documents.iter().flat_map(|(_, document)| document.lines()).filter(content).count();
+        prop_assert_eq!(lines.iter().map(String::as_str).filter(content).count(), found);
+        for (first_line, document) in documents {
+            prop_assert_eq!(document.lines().next().unwrap_or_default(), &lines[first_line - 1]);
+        }
+    }
 }

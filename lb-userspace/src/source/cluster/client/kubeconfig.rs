@@ -96,7 +96,7 @@ pub(super) fn unusable_credentials(file: &Path, error: kube::Error) -> ClusterEr
             ("users[].user.client-certificate", "cannot be loaded")
         }
         kube::Error::RustlsTls(_) => {
-            ("users[].user.client-key", "does not fit the certificate, or is no key")
+            ("users[].user.client-key", "is no key, or does not fit the certificate")
         }
         kube::Error::InferKubeconfig(KubeconfigError::LoadClientKey(_)) => {
             ("users[].user.client-key", "cannot be loaded")
