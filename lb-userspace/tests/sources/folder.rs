@@ -1,7 +1,5 @@
 //! The folder source, on real folders that really change.
 
-#![expect(clippy::unwrap_used, reason = "set-up of tests")]
-
 use std::{
     fs,
     io::Write,
@@ -21,10 +19,7 @@ use lb_userspace::{
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use self::mirror::Mirror;
-
-#[path = "support/mirror.rs"]
-mod mirror;
+use crate::mirror::Mirror;
 
 const NODE: &str = "node-a";
 
