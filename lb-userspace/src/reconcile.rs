@@ -3,11 +3,12 @@
 //!
 //! A change after a quiet time is written at once. What arrives while a batch is being written makes the next batch.
 //! Waiting for a grace period takes the kernel 8–20 ms, in which nothing else is written: that is done after
-//! [`QUIET`] without a change, and at least every [`RECLAIM_LATEST`], so it costs at most a fiftieth of the time however
+//! [`QUIET`] without a change, and at least every [`LATEST`], so it costs at most a fiftieth of the time however
 //! busy the cluster is. Nothing here fails: what could not be written is tried again, and stands in the problems.
 
 mod backoff;
 mod observed;
+mod problem_log;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,6 +20,7 @@ use tracing::{debug, info, warn};
 
 pub(crate) use self::backoff::Backoff;
 pub use self::observed::SourceState;
+use self::problem_log::ProblemLog;
 use crate::{
     model::{Change, Kind, Node, Object, Problem},
     pipeline::{Pipeline, ServiceView, Summary, SyncReport},
@@ -26,10 +28,10 @@ use crate::{
     telemetry::chain,
 };
 
-/// How long nothing must have changed before a grace period is waited for.
+/// How long nothing must have changed before a grace period is waited for, and problems are logged.
 pub const QUIET: Duration = Duration::from_millis(100);
-/// How long something retired waits at most, even if things are never quiet.
-pub const RECLAIM_LATEST: Duration = Duration::from_secs(1);
+/// How long that waits at most, even if things are never quiet.
+pub const LATEST: Duration = Duration::from_secs(1);
 /// The pause before the first retry of a failed write; it doubles up to [`RETRY_LATEST`].
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause before a retry.
@@ -83,6 +85,9 @@ pub struct Reconciler<S> {
     last_change: Instant,
     /// Since when something is retired.
     retired_since: Option<Instant>,
+    /// Since when something may have changed that the log does not tell of.
+    unlogged_since: Option<Instant>,
+    logged: ProblemLog,
 }
 
 impl<S: Store> Reconciler<S> {
@@ -100,6 +105,8 @@ impl<S: Store> Reconciler<S> {
             fruitless: 0,
             last_change: now,
             retired_since: None,
+            unlogged_since: None,
+            logged: ProblemLog::default(),
         };
         (reconciler, watched)
     }
@@ -120,7 +127,11 @@ impl<S: Store> Reconciler<S> {
                     self.retry.fire();
                     self.sync();
                 }
-                () = at(self.reclaim_due()) => self.reclaim(),
+                () = at(self.quiet_after(self.retired_since)) => self.reclaim(),
+                () = at(self.quiet_after(self.unlogged_since)) => {
+                    self.unlogged_since = None;
+                    self.logged.update(self.pipeline.problems());
+                }
                 Some(question) = questions.recv() => self.answer(question),
             }
             // Writing does not wait for anything, so the runtime would not get to the other tasks in a flood.
@@ -131,12 +142,10 @@ impl<S: Store> Reconciler<S> {
     fn take_in(&mut self, batch: impl Iterator<Item = Change>) {
         let now = Instant::now();
         self.last_change = now;
+        self.unlogged_since.get_or_insert(now);
         for change in batch {
             self.source.note(&change, now);
             self.note_progress(&change);
-            if let Change::Problems { origin, problems } = &change {
-                report_problems(origin, problems);
-            }
             self.pipeline.apply(change);
         }
     }
@@ -166,6 +175,7 @@ impl<S: Store> Reconciler<S> {
         let report = self.pipeline.sync(&mut self.store);
         debug!(?report, "reconciled");
         let now = Instant::now();
+        self.unlogged_since.get_or_insert(now);
         if report.retired {
             self.retired_since.get_or_insert(now);
         }
@@ -194,8 +204,9 @@ impl<S: Store> Reconciler<S> {
         }
     }
 
-    fn reclaim_due(&self) -> Option<Instant> {
-        self.retired_since.map(|since| (self.last_change + QUIET).min(since + RECLAIM_LATEST))
+    /// When something is to be done that has waited since then: when things are quiet, or it has waited long enough.
+    fn quiet_after(&self, since: Option<Instant>) -> Option<Instant> {
+        since.map(|since| (self.last_change + QUIET).min(since + LATEST))
     }
 
     fn reclaim(&mut self) {
@@ -212,7 +223,7 @@ impl<S: Store> Reconciler<S> {
                 let now = Instant::now();
                 self.retired_since = Some(now);
                 // The next attempt comes after the longer of the two pauses.
-                self.last_change = now + RECLAIM_LATEST;
+                self.last_change = now + LATEST;
             }
         }
     }
@@ -250,15 +261,6 @@ fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
     let differs = *place != value;
     *place = value;
     differs
-}
-
-fn report_problems(origin: &str, problems: &[Problem]) {
-    if problems.is_empty() {
-        info!(object = origin, "all is well again");
-    }
-    for Problem { object, field, what } in problems {
-        warn!(object, field, "{what}");
-    }
 }
 
 #[cfg(test)]
