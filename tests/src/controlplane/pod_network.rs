@@ -18,7 +18,8 @@ pub const NODE_ADDRESSES: [IpAddr; 2] =
 /// A machine outside the cluster that the node reaches.
 pub const OUTSIDE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
 
-/// The network of one node. There is no default route: what is not translated is unreachable at once.
+/// The network of one node. There is no default route, neither on the node nor in its pods: a Service that is not
+/// translated is unreachable at once. (An ICMP message of a router would not end a connect: it is no hard error to TCP.)
 #[derive(Debug)]
 pub struct PodNetwork {
     node: Arc<Netns>,
@@ -65,12 +66,14 @@ impl PodNetwork {
         let [high, low] = number.to_be_bytes();
         let v4 = Ipv4Addr::new(10, 244, high, low);
         let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, number);
+        let [node_v4, node_v6] = NODE_ADDRESSES;
         let netns = self.machine(what, number)?;
         netns.ip(&format!(
             "addr add {v4}/16 dev eth0\n\
              addr add {v6}/64 dev eth0 nodad\n\
-             route add default via 10.244.0.1\n\
-             route add ::/0 via fd00:10:244::1"
+             route add {node_v4} via 10.244.0.1\n\
+             route add {node_v6} via fd00:10:244::1\n\
+             route add {OUTSIDE_ADDRESS} via 10.244.0.1"
         ))?;
         Ok(Sandbox { netns, v4, v6 })
     }

@@ -11,28 +11,35 @@ use crate::{
     world::OUTSIDE,
 };
 
+const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
+
 pub(crate) fn mirrored_endpoints_are_followed(case: &mut Case<'_>) -> Result<()> {
     let database = begin(case, &json!({}))?;
-    follows_its_endpoints(case, database)?;
-    wait_slices(case, 0)
+    changes_are_followed(case, database)?;
+    case.kubectl.delete(&["endpoints", "database"])?;
+    case.world.refused(Kind::Tcp, database)?;
+    case.kubectl.delete(&["service", "database"])?;
+    case.world.not_a_service(Kind::Tcp, database)
 }
 
-/// The label asks the mirroring controller to leave it alone: there is no slice, only the Endpoints object.
-pub(crate) fn endpoints_that_nothing_mirrors_are_followed(case: &mut Case<'_>) -> Result<()> {
-    let database = begin(case, &json!({ "endpointslice.kubernetes.io/skip-mirror": "true" }))?;
-    follows_its_endpoints(case, database)
+/// Whoever labels them so wants no proxy to serve them.
+pub(crate) fn endpoints_that_ask_not_to_be_mirrored_are_left_alone(case: &mut Case<'_>) -> Result<()> {
+    let database = begin(case, &json!({ SKIP_MIRROR: "true" }))?;
+    case.world.refused(Kind::Tcp, database)?;
+    case.kubectl.run(&["label", "endpoints", "database", &format!("{SKIP_MIRROR}-")])?;
+    case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0]))
 }
 
 /// A cluster may run without the mirroring controller, and get it later: Endpoints and slice are one backend.
 pub(crate) fn mirroring_may_start_later(case: &mut Case<'_>) -> Result<()> {
     case.world.plane.start_controllers(false)?;
     let database = begin(case, &json!({}))?;
-    case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0]))?;
+    changes_are_followed(case, database)?;
     wait_slices(case, 0)?;
 
     case.world.plane.start_controllers(true)?;
     wait_slices(case, 1)?;
-    case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0]))?;
+    case.world.both_reach(Kind::Tcp, database, &names(&["inside"]))?;
     case.kubectl.delete(&["endpoints", "database"])?;
     case.world.refused(Kind::Tcp, database)
 }
@@ -75,22 +82,16 @@ fn begin(case: &Case<'_>, labels: &Value) -> Result<SocketAddr> {
     case.service("database")?.at(5432)
 }
 
-fn follows_its_endpoints(case: &mut Case<'_>, database: SocketAddr) -> Result<()> {
+/// Ends with the backend `inside`.
+fn changes_are_followed(case: &Case<'_>, database: SocketAddr) -> Result<()> {
     case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0]))?;
-
     case.apply(&[pod("inside", "inside", &http_port())])?;
     case.ready_pods("inside", 1)?;
     let inside = case.kubectl.run(&["get", "pod", "inside", "-o", "jsonpath={.status.podIP}"])?;
-    let labels = case.kubectl.get(&["endpoints", "database"])?["metadata"]["labels"].take();
-    case.apply(&[endpoints(&labels, &[&OUTSIDE_ADDRESS.to_string(), &inside])])?;
+    case.apply(&[endpoints(&json!({}), &[&OUTSIDE_ADDRESS.to_string(), &inside])])?;
     case.world.both_reach(Kind::Tcp, database, &names(&[OUTSIDE.0, "inside"]))?;
-    case.apply(&[endpoints(&labels, &[&inside])])?;
-    case.world.both_reach(Kind::Tcp, database, &names(&["inside"]))?;
-
-    case.kubectl.delete(&["endpoints", "database"])?;
-    case.world.refused(Kind::Tcp, database)?;
-    case.kubectl.delete(&["service", "database"])?;
-    case.world.not_a_service(Kind::Tcp, database)
+    case.apply(&[endpoints(&json!({}), &[&inside])])?;
+    case.world.both_reach(Kind::Tcp, database, &names(&["inside"]))
 }
 
 fn endpoints(labels: &Value, addresses: &[&str]) -> Value {

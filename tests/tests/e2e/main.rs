@@ -55,7 +55,7 @@ fn main() -> Result<ExitCode> {
         service_types::a_deleted_service_is_gone_and_may_come_back,
         service_types::a_headless_service_is_left_alone,
         endpoints::mirrored_endpoints_are_followed,
-        endpoints::endpoints_that_nothing_mirrors_are_followed,
+        endpoints::endpoints_that_ask_not_to_be_mirrored_are_left_alone,
         endpoints::mirroring_may_start_later,
         endpoints::a_slice_may_change_its_service,
         resilience::a_killed_agent_makes_up_for_what_it_missed,

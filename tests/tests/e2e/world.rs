@@ -136,22 +136,21 @@ impl World {
 
     /// Waits until connections of both clients are refused at once: a Service without endpoints.
     pub(crate) fn refused(&self, kind: Kind, to: SocketAddr) -> Result<()> {
-        self.fails(kind, to, &["ECONNREFUSED"])
+        self.fails(kind, to, "ECONNREFUSED")
     }
 
     /// Waits until connections of both clients find no way: the address is no Service's.
     pub(crate) fn not_a_service(&self, kind: Kind, to: SocketAddr) -> Result<()> {
-        // The node has no route; it tells the pod with an ICMP message.
-        self.fails(kind, to, &["ENETUNREACH", "EHOSTUNREACH"])
+        self.fails(kind, to, "ENETUNREACH")
     }
 
-    fn fails(&self, kind: Kind, to: SocketAddr, errnos: &[&str]) -> Result<()> {
+    fn fails(&self, kind: Kind, to: SocketAddr, errno: &str) -> Result<()> {
         for client in [Client::Node, Client::Pod] {
-            let what = format!("{kind:?} from the {client:?} to {to} to fail with {errnos:?}");
+            let what = format!("{kind:?} from the {client:?} to {to} to fail with {errno}");
             wait::until(&what, APPLIED, || {
                 for answer in self.ask(client, Target::new(kind, to).within(PATIENCE), 3)? {
-                    let errno = answer.errno()?;
-                    ensure!(errnos.contains(&errno), "{errno}");
+                    let found = answer.errno()?;
+                    ensure!(found == errno, "{found}");
                 }
                 Ok(Some(()))
             })?;
