@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufReader, Write as _},
+    io::BufReader,
     process::{ChildStdout, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -50,19 +50,31 @@ struct Shared {
     stopped: AtomicBool,
     /// `kubectl get --watch`, while it runs.
     watch: Mutex<Option<Process>>,
+    /// What went wrong.
+    complaints: Mutex<Vec<String>>,
 }
 
 impl Kubelet {
     /// Starts to watch.
     pub fn start(kubectl: Kubectl, network: Arc<PodNetwork>) -> Self {
-        let shared =
-            Arc::new(Shared { kubectl, network, stopped: AtomicBool::new(false), watch: Mutex::new(None) });
+        let shared = Arc::new(Shared {
+            kubectl,
+            network,
+            stopped: AtomicBool::new(false),
+            watch: Mutex::new(None),
+            complaints: Mutex::new(Vec::new()),
+        });
         let thread = {
             let shared = Arc::clone(&shared);
             // The servers are started here and end with this thread.
             thread::spawn(move || shared.run())
         };
         Self { shared, thread: Some(thread) }
+    }
+
+    /// What went wrong, to be read when a test waits for a Pod in vain. While the API server is away, much does.
+    pub fn complaints(&self) -> String {
+        self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 }
 
@@ -85,7 +97,7 @@ impl Shared {
             // The API server is away, or ended the watch: everything is told again in the next one.
             let followed = self.start_watch().map(|events| self.follow(events, &mut pods));
             if let Err(error) = followed {
-                complain(&error);
+                self.complain(&error);
             }
             *self.watch() = None;
             thread::sleep(RETRY);
@@ -111,7 +123,7 @@ impl Shared {
             // The stream ends in the middle of an event when the watch is killed.
             let Ok(event) = event else { return };
             if let Err(error) = self.observe(&event, pods) {
-                complain(&error.context(format!("pod {}", event.object.metadata.name)));
+                self.complain(&error.context(format!("pod {}", event.object.metadata.name)));
             }
         }
     }
@@ -166,6 +178,10 @@ impl Shared {
 
     fn watch(&self) -> MutexGuard<'_, Option<Process>> {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn complain(&self, error: &anyhow::Error) {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{error:#}"));
     }
 }
 
@@ -238,9 +254,4 @@ struct ContainerPort {
     container_port: u16,
     #[serde(default)]
     protocol: String,
-}
-
-/// A test that waits for the Pod in vain will fail; this says why.
-fn complain(error: &anyhow::Error) {
-    drop(writeln!(std::io::stderr(), "kubelet: {error:#}"));
 }

@@ -58,7 +58,7 @@ pub(crate) struct World {
     pub(crate) agent: Agent,
     node_client: Prober,
     pod_client: Prober,
-    _kubelet: Kubelet,
+    kubelet: Kubelet,
     pub(crate) plane: ControlPlane,
     _outside: (Server, Netns),
     _client_pod: Sandbox,
@@ -96,7 +96,7 @@ impl World {
             agent,
             node_client,
             pod_client,
-            _kubelet: kubelet,
+            kubelet,
             plane,
             _outside: outside,
             _client_pod: client_pod,
@@ -164,7 +164,7 @@ impl World {
         let objects = kubectl
             .run(&["get", "services,endpoints,endpointslices,pods", "-o", "wide"])
             .unwrap_or_else(|error| format!("{error:#}"));
-        format!("{objects}\n{}", self.agent.describe())
+        format!("{objects}\n{}\n{}", self.kubelet.complaints(), self.agent.describe())
     }
 
     /// Leaves the folder with the logs and says where.
