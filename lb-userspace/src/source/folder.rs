@@ -9,7 +9,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs, io, mem,
     os::unix::fs::MetadataExt,
     panic,
     path::{Path, PathBuf},
@@ -55,6 +55,8 @@ pub struct FolderSource {
     node_name: String,
     pools: Pools,
     files: BTreeMap<String, File>,
+    /// Whether the files may hold something else than what has been said.
+    changed: bool,
     /// What has been said.
     objects: BTreeMap<Key, Object>,
     /// What has been said, by origin.
@@ -77,6 +79,7 @@ impl FolderSource {
             node_name: node_name.to_owned(),
             pools: Pools::default(),
             files: BTreeMap::new(),
+            changed: false,
             objects: BTreeMap::new(),
             problems: BTreeMap::new(),
         };
@@ -96,9 +99,9 @@ impl FolderSource {
     /// [`Change::Connected`] (false), and the last state stays.
     pub async fn run(mut self, changes: Sender) -> Result<(), FolderError> {
         let mut watch = Watch::start(&self.dir);
-        self.read_files()?;
-        let first = self.initial_changes();
-        if send_all(&changes, first).await.is_err() {
+        let (folder, read) = self.read_in_background(Self::initial_changes).await;
+        self = folder;
+        if send_all(&changes, read?).await.is_err() {
             return Ok(());
         }
         let mut readable = true;
@@ -107,19 +110,19 @@ impl FolderSource {
                 () = watch.changed() => {}
                 () = changes.closed() => return Ok(()),
             }
-            let (folder, read) = self.read_in_background().await;
+            let (folder, read) = self.read_in_background(Self::changes).await;
             self = folder;
             let batch = match read {
                 Ok(mut batch) => {
                     if !readable {
                         info!(dir = %self.dir.display(), "manifest folder is readable again");
-                        batch.extend(self.vanished(None));
+                        batch.extend(self.reachability(None));
                     }
                     readable = true;
                     batch
                 }
                 Err(FolderError::Unreadable { source, .. }) => {
-                    let report = readable.then(|| self.vanished(Some(&source)));
+                    let report = readable.then(|| self.reachability(Some(&source)));
                     readable = false;
                     report.into_iter().flatten().collect()
                 }
@@ -132,10 +135,12 @@ impl FolderSource {
     }
 
     /// Reads and compares off the runtime's threads: a large folder takes a while.
-    async fn read_in_background(mut self) -> (Self, Result<Vec<Change>, FolderError>) {
+    async fn read_in_background(
+        mut self,
+        changes: fn(&mut Self) -> Vec<Change>,
+    ) -> (Self, Result<Vec<Change>, FolderError>) {
         let reading = task::spawn_blocking(move || {
-            let read = self.read_files();
-            let batch = read.map(|changed| if changed { self.changes() } else { Vec::new() });
+            let batch = self.read_files().map(|()| changes(&mut self));
             (self, batch)
         });
         match reading.await {
@@ -148,7 +153,7 @@ impl FolderSource {
     }
 
     /// The folder's reachability, as it is said when it changes.
-    fn vanished(&mut self, cause: Option<&io::Error>) -> Vec<Change> {
+    fn reachability(&self, cause: Option<&io::Error>) -> Vec<Change> {
         let origin = self.dir.display().to_string();
         let problem = cause.map(|cause| {
             warn!(dir = %origin, error = %cause, "manifest folder cannot be read; its last state stays in force");
@@ -164,6 +169,7 @@ impl FolderSource {
 
     /// Everything: a reset for each kind, the problems, and that the folder is there.
     fn initial_changes(&mut self) -> Vec<Change> {
+        self.changed = false;
         (self.objects, self.problems) = self.assemble();
         let reset = |kind| {
             let objects = self.objects.iter().filter(|((k, _), _)| *k == kind);
@@ -180,6 +186,9 @@ impl FolderSource {
 
     /// What differs from what has been said: objects that appeared or changed, then those that are gone, then problems.
     fn changes(&mut self) -> Vec<Change> {
+        if !mem::take(&mut self.changed) {
+            return Vec::new();
+        }
         let (objects, problems) = self.assemble();
         let mut batch: Vec<_> = objects
             .iter()
@@ -207,25 +216,25 @@ impl FolderSource {
         (objects, problems)
     }
 
-    /// Reads the files that changed; whether any did.
-    fn read_files(&mut self) -> Result<bool, FolderError> {
+    /// Reads the files that changed.
+    fn read_files(&mut self) -> Result<(), FolderError> {
         let names = self.file_names()?;
         let count = self.files.len();
         self.files.retain(|name, _| names.contains(name));
-        let mut changed = self.files.len() != count;
+        self.changed |= self.files.len() != count;
         for name in names {
             let path = self.dir.join(&name);
             let known = self.files.get(&name);
             match File::read(&path, &name, &self.node_name, known) {
                 Reading::Same => {}
-                Reading::Gone => changed |= self.files.remove(&name).is_some(),
+                Reading::Gone => self.changed |= self.files.remove(&name).is_some(),
                 Reading::Changed(file) => {
-                    changed = true;
+                    self.changed = true;
                     self.files.insert(name, file);
                 }
             }
         }
-        Ok(changed)
+        Ok(())
     }
 
     /// The names of the manifests, in order.

@@ -181,7 +181,7 @@ async fn a_file_that_is_being_written_is_waited_for() {
         for part in [service("web", "10.96.0.1"), service("api", "10.96.0.2"), service("new", "10.96.0.3")] {
             file.write_all(part.as_bytes()).unwrap();
             // Not a wait for anything: this is how long a slow writer takes.
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(150));
         }
     });
     running.mirror.until("the file is complete", |mirror| mirror.has(Kind::Service, "default/new")).await;

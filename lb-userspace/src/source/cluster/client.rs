@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 /// How often it is asked.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How often it may leave the question open; then, a minute after it went silently, the connection counts as lost.
+/// How often it may leave the question open. The connection counts as lost within about a minute of its silent end.
 const KEEPALIVE_RETRIES: u32 = 3;
 /// How long what was sent may remain unacknowledged.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
