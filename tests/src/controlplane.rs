@@ -106,6 +106,11 @@ impl ControlPlane {
         self.dir.join(format!("{name}.kubeconfig"))
     }
 
+    /// The certificate of whoever signed the API server's.
+    pub fn certificate_authority(&self) -> PathBuf {
+        self.authority.path("ca.crt")
+    }
+
     /// Where the daemons write their logs.
     pub fn logs(&self) -> PathBuf {
         self.dir.join("log")
@@ -122,7 +127,7 @@ impl ControlPlane {
             "contexts": [{ "name": name, "context": { "cluster": "test", "user": name } }],
             "clusters": [{
                 "name": "test",
-                "cluster": { "server": server, "certificate-authority": self.authority.path("ca.crt") },
+                "cluster": { "server": server, "certificate-authority": self.certificate_authority() },
             }],
             "users": [{ "name": name, "user": user }],
         });

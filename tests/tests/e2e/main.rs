@@ -17,6 +17,7 @@ use crate::{case::Case, world::World};
 
 mod agent;
 mod case;
+mod container;
 mod deploy;
 mod endpoints;
 mod resilience;
@@ -40,6 +41,7 @@ fn main() -> Result<ExitCode> {
         deploy::manifests_are_valid,
         deploy::every_node_gets_an_agent,
         deploy::the_agent_can_only_read,
+        deploy::an_agent_runs_as_the_daemonset_says,
         selectors::pods_become_backends,
         selectors::scaling_is_followed,
         selectors::readiness_is_followed,
