@@ -14,7 +14,7 @@ mod version;
 use std::{io, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::output::remark;
@@ -55,7 +55,8 @@ enum Verdict {
 
 /// Parses the arguments, does what they say, and gives the exit code.
 pub fn main() -> ExitCode {
-    let Cli { verb } = Cli::parse();
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    let Cli { verb } = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match verb {
         Verb::Run(flags) => run::run(flags),
         Verb::Load(flags) => load::run(flags),
@@ -74,6 +75,14 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// An empty variable counts as absent, so that a template may set one to nothing.
+fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(None) } else { arg })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// The error and its causes.

@@ -1,4 +1,3 @@
-use clap::CommandFactory as _;
 use expect_test::expect;
 
 use super::{version::Binary, *};
@@ -10,7 +9,7 @@ fn the_command_line_is_well_formed() {
 }
 
 /// The flags and their variables of a verb and the verbs below it.
-fn collect_flags(verb: &clap::Command, names: &mut Vec<String>) {
+fn collect_flags(verb: &Command, names: &mut Vec<String>) {
     for flag in verb.get_arguments().filter(|flag| !["help", "version"].contains(&flag.get_id().as_str())) {
         names.extend(flag.get_long().map(|long| format!("--{long}")));
         names.extend(flag.get_env().map(|variable| variable.to_string_lossy().into_owned()));
