@@ -144,6 +144,11 @@ fn remember(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selecti
         socket.backend_id = selection.backend.id;
         socket.slot = selection.slot;
         socket.state = state::DATAGRAM;
+        // A spilled service may have the same backend: from now on the last sender decides whom it answers for.
+        if socket.flags & flags::SPILLED != 0 {
+            socket.flags |= flags::SHARED;
+            return point_back(ctx, frontend, selection);
+        }
         return true;
     }
     tables::remember(
