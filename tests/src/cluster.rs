@@ -1,9 +1,13 @@
 //! A cluster ready for questions: the topology with backends in its pods, a prober on each machine, and the agent.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
-use anyhow::{Context as _, Result};
-use lb_common::{address::Protocol, config::maps::OUTCOMES};
+use anyhow::{Context as _, Result, anyhow};
+use lb_common::{
+    address::{Port, Protocol},
+    config::maps::OUTCOMES,
+    frontend::FrontendKey,
+};
 
 use crate::{
     agent::{Agent, Installation},
@@ -76,10 +80,15 @@ impl<'a> Cluster<'a> {
         let sockeye = Installation::on(&topology)?;
         let mut cluster = Cluster::new(&topology, &sockeye, manifests)?;
         cluster.start_agent(flags)?;
-        test(&mut cluster).map_err(|error| match &cluster.agent {
-            Some(agent) => error.context(format!("the agent's log:\n{}", agent.log().unwrap_or_default())),
+        test(&mut cluster).map_err(|error| cluster.with_log(error))
+    }
+
+    /// An error with the log of the running agent.
+    pub fn with_log(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.agent.as_ref().map(|agent| agent.log().unwrap_or_default()) {
+            Some(log) => anyhow!("{error:#}\nthe agent's log:\n{log}"),
             None => error,
-        })
+        }
     }
 
     /// Starts an agent on the manifests and waits until all of them are in force.
@@ -113,6 +122,12 @@ impl<'a> Cluster<'a> {
     /// The counters of outcomes.
     pub fn outcomes(&self) -> Result<Outcomes> {
         dump::outcomes(&self.sockeye.map_path(OUTCOMES))
+    }
+
+    /// How many backends the cluster set of a frontend has, in the kernel.
+    pub fn set_size(&self, frontend: SocketAddr, protocol: Protocol) -> Result<u32> {
+        let key = FrontendKey::new(frontend.ip().into(), Port::new(frontend.port()), protocol);
+        Ok(dump::record(&self.sockeye.pin_path(), &key)?.cluster.count)
     }
 
     /// Opens a socket that stays open under a number, and asks once.

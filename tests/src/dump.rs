@@ -3,10 +3,13 @@
 use std::{collections::BTreeMap, net::IpAddr, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use lb_common::{
     address::Address,
+    config::maps::{FRONTENDS, SERVICES},
+    frontend::{FrontendEntry, FrontendKey},
     outcome::{COUNT, describe},
+    service::ServiceRecord,
 };
 use serde_json::Value;
 
@@ -40,6 +43,17 @@ pub fn outcomes(map: &Path) -> Result<Outcomes> {
 pub fn delta(before: &Outcomes, after: &Outcomes) -> Outcomes {
     let since = |name| before.get(name).copied().unwrap_or(0);
     after.iter().map(|(name, count)| (*name, count - since(name))).filter(|(_, count)| *count > 0).collect()
+}
+
+/// The service record that a frontend leads to: two look-ups, as the programs do.
+pub fn record(pins: &Path, frontend: &FrontendKey) -> Result<ServiceRecord> {
+    let open = |name| MapData::from_pin(pins.join(name)).with_context(|| format!("opening {name}"));
+    let frontends: HashMap<_, FrontendKey, FrontendEntry> =
+        Map::HashMap(open(FRONTENDS)?).try_into().context("the map of frontends")?;
+    let services: Array<_, ServiceRecord> =
+        Map::Array(open(SERVICES)?).try_into().context("the map of service records")?;
+    let entry = frontends.get(frontend, 0).with_context(|| format!("no frontend {frontend:?}"))?;
+    services.get(&entry.record, 0).with_context(|| format!("no service record {}", entry.record))
 }
 
 /// The entries of a pinned map, as `bpftool map dump pinned` prints them with the map's type information.

@@ -25,6 +25,8 @@ use nix::{
 
 use crate::unique;
 
+mod offload;
+
 const DIRECTORY: &str = "/run/netns";
 
 /// A network namespace, removed on drop.
@@ -120,6 +122,11 @@ impl Netns {
             }
             Ok(())
         })
+    }
+
+    /// Makes a device compute checksums and cut packets itself, as if it were wired to a network card.
+    pub fn switch_off_offloads(&self, device: &str) -> Result<()> {
+        self.run(|| offload::switch_off(device))
     }
 
     /// Joins this namespace's new device with one of another namespace; both come up.
@@ -228,6 +235,7 @@ mod tests {
         a.join("eth0", &b, "eth0").unwrap();
         a.ip("addr add 10.0.0.1/24 dev eth0\naddr add fd00::1/64 dev eth0 nodad").unwrap();
         b.ip("addr add 10.0.0.2/24 dev eth0\naddr add fd00::2/64 dev eth0 nodad").unwrap();
+        a.switch_off_offloads("eth0").unwrap();
         for ip in ["10.0.0.2", "fd00::2"] {
             let listener = b.run(|| Ok(TcpListener::bind((ip, 80))?)).unwrap();
             let stream = a.run(|| Ok(TcpStream::connect((ip, 80))?)).unwrap();

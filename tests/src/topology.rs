@@ -119,6 +119,21 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Makes all devices compute checksums and cut packets themselves: what passes is then what a wire would carry.
+    pub fn switch_off_offloads(&self) -> Result<()> {
+        let all =
+            [&self.client, &self.database, &self.node_a, &self.pod1, &self.pod2, &self.node_b, &self.pod3];
+        for machine in all {
+            machine.netns.switch_off_offloads(NODE_DEVICE)?;
+        }
+        for (node, pod) in
+            [(&self.node_a, &self.pod1), (&self.node_a, &self.pod2), (&self.node_b, &self.pod3)]
+        {
+            node.netns.switch_off_offloads(pod.name)?;
+        }
+        Ok(())
+    }
+
     fn join_lan(&self) -> Result<()> {
         let lan = &self.lan;
         lan.ip("link add lan type bridge\nlink set lan up")?;

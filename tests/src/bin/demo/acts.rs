@@ -1,6 +1,9 @@
 //! What is shown, in order.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::{address::Protocol, config::maps::OUTCOMES};
@@ -8,7 +11,6 @@ use lb_tests::{
     cluster::{target, tcp},
     dump,
     probe::{Kind, Request, Target},
-    process::{self, Place},
     wait,
 };
 
@@ -42,19 +44,19 @@ fn network(stage: &Stage<'_>) -> Result<()> {
     tell.line(&tell.bold(&format!(
         "Sockeye on Linux {major}.{minor}: a cluster of network namespaces on this machine"
     )))?;
-    tell.line("")?;
-    tell.line(
-        "      client           database            node-b ──── pod3\n   \
-         172.18.0.10      172.18.0.20       172.18.0.3    10.244.2.13\n        \
-              │                │                 │\n        \
-              └────────────────┴────────┬────────┘\n        \
-                                    node-a                       each has an IPv6 address too\n        \
-                                  172.18.0.2\n        \
-                                   ╱        ╲                    every pod runs a small\n        \
-                                pod1        pod2                 HTTP and UDP server\n        \
-                         10.244.1.11        10.244.1.12",
-    )
+    tell.line(DRAWING)
 }
+
+const DRAWING: &str = "
+      client          database           node-b ──── pod3
+   172.18.0.10      172.18.0.20       172.18.0.3     10.244.2.13
+        │                │                 │
+        └────────────────┴────────┬────────┘
+                               node-a                each has an IPv6 address too;
+                             172.18.0.2              every pod runs a small HTTP and
+                              ╱      ╲               UDP server
+                          pod1        pod2
+                   10.244.1.11        10.244.1.12";
 
 fn agent(stage: &mut Stage<'_>) -> Result<()> {
     stage.tell.act("The agent starts on node-a", "")?;
@@ -98,15 +100,17 @@ fn multi_port(stage: &Stage<'_>) -> Result<()> {
         stage.ask("pod2", Target::new(kind, dns), &["pod1", "pod3"])?;
     }
     stage.ask("pod2", tcp("10.96.0.53:9153")?, &["pod1", "pod3"])?;
-    stage.tell.note("One UDP socket that talks to two services hears each of them:")?;
-    let both: Vec<SocketAddr> = vec![dns, "10.96.0.60:5004".parse().context("an address")?];
-    let target = Target::new(Kind::Datagram, dns);
-    for answer in stage.cluster.prober("pod2")?.answers(&Request::Scatter(both, target))? {
+    stage.tell.note("One UDP socket, without connect, asks two services in turn:")?;
+    let (dns, chat) = (target(Kind::Datagram, "10.96.0.53:53")?, target(Kind::Datagram, "10.96.0.60:5004")?);
+    stage.cluster.open("pod2", 1, dns)?.reply()?;
+    for target in [chat, dns] {
+        let answer = stage.cluster.again("pod2", 1, target)?;
         let source = answer.source.context("no sender")?;
         ensure!(source == answer.to, "recvfrom shows {source} instead of {}", answer.to);
-        let heard = format!("{} as {source}", answer.backend()?);
+        let heard = format!("{}, recvfrom shows {source}", answer.backend()?);
         stage.tell.answer("pod2", &format!("UDP sendto {}", answer.to), &heard, Some(answer.took))?;
     }
+    stage.cluster.prober("pod2")?.answers(&Request::Close(1))?;
     Ok(())
 }
 
@@ -179,7 +183,13 @@ fn external_ips(stage: &Stage<'_>) -> Result<()> {
 
 fn left_alone(stage: &Stage<'_>) -> Result<()> {
     stage.tell.act("Headless and ExternalName: left to DNS", "headless.yaml, external-name.yaml")?;
-    stage.show_sockeye(&["service", "list"], &["peers", "weather"])
+    stage.show_sockeye(&["service", "list"], &["weather"])?;
+    let services = stage.cluster.sockeye.services()?.services;
+    let peers = services.iter().find(|service| service.name.as_deref() == Some("peers"));
+    ensure!(peers.is_none_or(|peers| peers.skipped.is_some()), "the headless Service is served: {peers:?}");
+    let problems = stage.cluster.sockeye.status()?.problems;
+    ensure!(problems.is_empty(), "the status lists problems: {problems:?}");
+    stage.tell.note("Neither is an error: `sockeye status` lists no problem.")
 }
 
 /// Takes pod3 out of the Service `web`.
@@ -218,7 +228,7 @@ fn edit(stage: &Stage<'_>, file: &str, text: &str, frontend: Target, backends: u
     let saved = Instant::now();
     stage.cluster.manifests.write(file, text)?;
     let took = wait::until(&format!("{} to have {backends} backends", frontend.to), wait::SOON, || {
-        let size = maps::set_size(stage.cluster.sockeye, frontend.to, Protocol::Tcp)?;
+        let size = stage.cluster.set_size(frontend.to, Protocol::Tcp)?;
         Ok((size == backends).then(|| saved.elapsed()))
     })?;
     stage.tell.answer(
@@ -292,19 +302,16 @@ pub(crate) fn remove(stage: &mut Stage<'_>) -> Result<()> {
     stage.tell.act("Uninstall", "")?;
     stage.cluster.agent.take().context("no agent runs")?.terminate()?;
     stage.tell.command("sockeye cleanup")?;
-    let mut command = stage.cluster.sockeye.command(&["cleanup"])?;
-    command.stdin(std::process::Stdio::null());
-    let text = process::run("sockeye cleanup", command, Place::default(), wait::SOON)?.success()?;
-    stage.tell.output(&text)?;
+    let removed = stage.cluster.sockeye.sockeye(&["cleanup"])?.success()?;
+    let (first, more) = (removed.lines().take(3), removed.lines().skip(3).count());
+    stage.tell.output(&format!("{}\n… and {more} more", first.collect::<Vec<_>>().join("\n")))?;
     ensure!(
         !stage.cluster.sockeye.pin_path().exists(),
         "{} is still there",
         stage.cluster.sockeye.pin_path().display()
     );
-    let answer = stage
-        .cluster
-        .prober("pod1")?
-        .ask_once(tcp("10.96.0.10:80")?.within(std::time::Duration::from_millis(300)))?;
+    let answer =
+        stage.cluster.prober("pod1")?.ask_once(tcp("10.96.0.10:80")?.within(Duration::from_millis(300)))?;
     ensure!(answer.reply.is_none(), "10.96.0.10 still answers");
     stage.tell.line("")?;
     stage.tell.line(

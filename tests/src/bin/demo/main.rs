@@ -58,7 +58,7 @@ fn run(keep: bool, teller: &Teller) -> Result<()> {
     let manifests = Manifests::examples()?;
     let sockeye = Installation::on(&topology)?;
     let mut stage = Stage { tell: teller, cluster: Cluster::new(&topology, &sockeye, &manifests)? };
-    acts::all(&mut stage)?;
+    acts::all(&mut stage).map_err(|error| stage.cluster.with_log(error))?;
     if keep {
         stage.tell_how_to_enter()?;
         for_interrupt();

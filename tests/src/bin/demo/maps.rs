@@ -46,13 +46,6 @@ pub(crate) fn show(
     Ok(())
 }
 
-/// The number of backends of a frontend's cluster set.
-pub(crate) fn set_size(sockeye: &Installation<'_>, frontend: SocketAddr, protocol: Protocol) -> Result<u32> {
-    let all = dump::entries(&sockeye.map_path(FRONTENDS))?;
-    let record = number(&find(&all, frontend, protocol)?["value"], "record")?;
-    number(&look_up(sockeye, SERVICES, record)?["cluster"], "count")
-}
-
 fn find(entries: &[Value], frontend: SocketAddr, protocol: Protocol) -> Result<&Value> {
     let is_it = |key: &Value| {
         dump::address(&key["address"]).is_ok_and(|ip| ip == frontend.ip())

@@ -48,9 +48,9 @@ impl Teller {
         answer: &str,
         took: Option<Duration>,
     ) -> Result<()> {
-        let took = took.map(|took| self.dim(&format!("{:.1} ms", took.as_secs_f64() * 1000.0)));
+        let took = took.map(|took| self.dim(&format!("{:.2} ms", took.as_secs_f64() * 1000.0)));
         let line = format!(
-            "    {}  {question:<44} {} {answer:<34} {}",
+            "    {}  {question:<44} {} {answer:<38} {}",
             self.cyan(&format!("{from:<6}")),
             self.green("→"),
             took.unwrap_or_default()
