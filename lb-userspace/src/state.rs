@@ -3,15 +3,14 @@
 //! Takes changes in and remembers which Services they touch. Decides nothing: what the objects mean is for
 //! [`crate::resolve`]. An object equal to the one before touches nothing, so a relist costs comparisons alone.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use slab::Slab;
 
-use crate::model::{Change, EndpointSlice, Kind, Node, Object, ObjectName, Problem, Service};
+use crate::{
+    lookup::{LookupMap, LookupSet},
+    model::{Change, EndpointSlice, Kind, Node, Object, ObjectName, Problem, Service},
+};
 
 /// The number of a Service in [`State`]; used again when nothing of its name is left.
 pub type ServiceIndex = usize;
@@ -21,9 +20,9 @@ pub type ServiceIndex = usize;
 pub struct State {
     node_name: Arc<str>,
     entries: Slab<Entry>,
-    names: HashMap<ObjectName, ServiceIndex>,
+    names: LookupMap<ObjectName, ServiceIndex>,
     /// Slice → the Service that it belonged to when it was last seen: a slice may be moved.
-    slices: HashMap<ObjectName, ServiceIndex>,
+    slices: LookupMap<ObjectName, ServiceIndex>,
     node: Option<Node>,
     interfaces: Vec<IpAddr>,
     listed: [bool; Kind::ALL.len()],
@@ -95,8 +94,8 @@ impl State {
         Self {
             node_name,
             entries: Slab::new(),
-            names: HashMap::new(),
-            slices: HashMap::new(),
+            names: LookupMap::default(),
+            slices: LookupMap::default(),
             node: None,
             interfaces: Vec::new(),
             listed: [false; Kind::ALL.len()],
@@ -261,7 +260,7 @@ impl State {
     }
 
     fn reset(&mut self, kind: Kind, objects: Vec<Object>) {
-        let listed: HashSet<ObjectName> = objects.iter().map(Object::name).collect();
+        let listed: LookupSet<ObjectName> = objects.iter().map(Object::name).collect();
         for object in objects {
             self.put(object);
         }

@@ -3,9 +3,11 @@
 //! The API server keeps cluster addresses and node ports unique, but not external addresses nor those of load balancers;
 //! manifests keep nothing unique. The senior claimant wins; the others wait and take over when it goes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use lb_common::frontend::FrontendKey;
+
+use crate::lookup::LookupMap;
 
 /// The number of a service port, given by [`Desired`](super::Desired).
 pub type PortIndex = u32;
@@ -35,7 +37,7 @@ pub enum Withdrawn {
 /// The claims of all service ports.
 #[derive(Debug, Default)]
 pub struct Claims {
-    claimants: HashMap<FrontendKey, Claimants>,
+    claimants: LookupMap<FrontendKey, Claimants>,
     /// The keys that more than one claims.
     contested: BTreeSet<FrontendKey>,
 }

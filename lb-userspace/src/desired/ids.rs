@@ -4,15 +4,17 @@
 //! it, retired slots included. A service port's number is never used again while the maps live: sockets and affinity
 //! entries outlive the port.
 
-use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 
 use lb_common::{
     address::{Protocol, SocketAddress},
     backend::BackendId,
 };
 
+use crate::lookup::LookupMap;
+
 /// What has a number: an address and port that serves a protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BackendKey {
     /// Where it serves.
     pub address: SocketAddress,
@@ -20,10 +22,20 @@ pub struct BackendKey {
     pub protocol: Protocol,
 }
 
+impl Hash for BackendKey {
+    /// In few words: the derived one hashes byte by byte.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d] = self.address.address.words();
+        state.write_u64(u64::from(a) << 32 | u64::from(b));
+        state.write_u64(u64::from(c) << 32 | u64::from(d));
+        state.write_u32(u32::from(self.address.port.wire()) << 8 | self.protocol as u32);
+    }
+}
+
 /// The numbers of backends.
 #[derive(Debug, Default)]
 pub struct BackendIds {
-    ids: HashMap<BackendKey, Entry>,
+    ids: LookupMap<BackendKey, Entry>,
     last: BackendId,
 }
 

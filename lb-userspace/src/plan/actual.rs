@@ -5,7 +5,7 @@
 
 mod adopt;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytemuck::Zeroable;
 use lb_common::{
@@ -22,6 +22,7 @@ use crate::{
         records::RecordIndices,
         slots::Slots,
     },
+    lookup::LookupMap,
     store::{Capacity, Write},
 };
 
@@ -29,7 +30,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Actual {
     capacity: Capacity,
-    frontends: HashMap<FrontendKey, FrontendEntry>,
+    frontends: LookupMap<FrontendKey, FrontendEntry>,
     records: Vec<Record>,
     indices: RecordIndices,
     slots: Slots,
@@ -111,7 +112,7 @@ impl Actual {
     pub fn new(capacity: Capacity) -> Self {
         Self {
             capacity,
-            frontends: HashMap::new(),
+            frontends: LookupMap::default(),
             records: Vec::new(),
             indices: RecordIndices::new(capacity.services),
             slots: Slots::new(capacity.backends),
@@ -371,3 +372,6 @@ impl Actual {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
