@@ -319,10 +319,10 @@ fn no_room_text(no_room: NoRoom, actual: &Actual) -> String {
         NoRoom::Slots(count) => format!(
             "map {} has no {count} free slots in a row ({} of {} are free)",
             maps::BACKENDS,
-            actual.slots().free(),
+            actual.slots().free() + actual.slots().retired(),
             capacity.backends
         ),
-        NoRoom::Record => format!("map {} is full ({} records)", maps::SERVICES, capacity.services),
+        NoRoom::Record => format!("map {} is full (capacity {})", maps::SERVICES, capacity.services),
         NoRoom::Frontends(count) => format!(
             "map {} has no room for {count} more ({} of {} entries are used)",
             maps::FRONTENDS,

@@ -14,7 +14,7 @@ use proptest::{collection::vec, prelude::*};
 
 use crate::{
     watch::Watch,
-    world::{Action, NODE, World, action},
+    world::{Action, NODE, World, action, change_of_two_services},
 };
 
 const ROOMY: Capacity = Capacity { frontends: 256, services: 64, backends: 1024, node_addresses: 64 };
@@ -41,13 +41,11 @@ impl Run {
         for change in self.world.initial() {
             self.pipeline.apply(change);
         }
-        self.store.intend(oracle::meanings(&self.world));
     }
 
     fn act(&mut self, action: &Action) {
         if let Some(change) = self.world.apply(action) {
             self.pipeline.apply(change);
-            self.store.intend(oracle::meanings(&self.world));
         }
         match action {
             Action::Sync => {
@@ -69,6 +67,7 @@ impl Run {
     }
 
     fn sync(&mut self) -> SyncReport {
+        self.store.intend(oracle::meanings(&self.world));
         let report = self.pipeline.sync(&mut self.store);
         if report.dirty == 0 && report.blocked == 0 {
             self.store.settle();
@@ -123,6 +122,23 @@ proptest! {
                 prop_assert_eq!(run.sync().written, 0, "a second sync has nothing to write");
             }
         }
+    }
+
+    /// Two Services that compete for addresses, with everything of both changing at once.
+    #[test]
+    fn no_client_ever_meets_what_was_not_intended(
+        steps in vec(change_of_two_services(), 2..12), percent in prop_oneof![Just(0u8), Just(20)], seed in any::<u64>()
+    ) {
+        let mut run = Run::new(ROOMY, percent, seed);
+        for step in &steps {
+            for action in step {
+                run.act(action);
+            }
+            run.sync();
+            checked(&run)?;
+        }
+        run.converge();
+        checked(&run)?;
     }
 
     #[test]

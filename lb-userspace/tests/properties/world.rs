@@ -122,6 +122,31 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
+/// Two Services that claim the same addresses, and all their endpoints: any of the four changes, or several at once.
+pub(crate) fn change_of_two_services() -> impl Strategy<Value = Vec<Action>> {
+    let of = |name: &'static str| {
+        (0..8u8, service(), slice()).prop_map(move |(what, service, slice)| {
+            let name = ObjectName::new("default", name);
+            let port = ServicePort {
+                name: "http".into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                node_port: service.ports.first().and_then(|port| port.node_port),
+            };
+            let slice = EndpointSlice { name: name.clone(), service: name.name.clone(), ..slice };
+            let service = Service { name: name.clone(), ports: vec![port], ..service };
+            let (service, slice) = (Object::Service(service), Object::EndpointSlice(slice));
+            match what {
+                0 => vec![Action::Delete(Kind::Service, name)],
+                1 | 2 => vec![Action::Apply(service)],
+                3 | 4 => vec![Action::Apply(slice)],
+                _ => vec![Action::Apply(service), Action::Apply(slice)],
+            }
+        })
+    };
+    (of("a"), of("b")).prop_map(|(a, b)| [a, b].concat())
+}
+
 fn kind() -> impl Strategy<Value = Kind> {
     prop::sample::select(Kind::ALL.to_vec())
 }
