@@ -2,10 +2,11 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 /// A folder, removed on drop.
@@ -66,5 +67,34 @@ impl Manifests {
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.path().join(name);
         fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
+    }
+}
+
+/// The text of an example without one endpoint: the line with its address and the indented ones below it.
+pub fn without_endpoint(text: &str, address: IpAddr) -> Result<String> {
+    let starts = [format!("  - addresses: [{address}]"), format!("  - addresses: [\"{address}\"]")];
+    let mut inside = false;
+    let kept = text.split_inclusive('\n').filter(|line| {
+        inside = starts.iter().any(|start| line.trim_end() == start) || (inside && line.starts_with("    "));
+        !inside
+    });
+    let kept: String = kept.collect();
+    ensure!(kept != text, "no endpoint {address} in\n{text}");
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_endpoint_of_an_example_can_be_taken_out() {
+        let text = Manifests::examples().unwrap().read("dual-stack.yaml").unwrap();
+        for address in ["10.244.1.12", "fd00:244:2::13"] {
+            let without = without_endpoint(&text, address.parse().unwrap()).unwrap();
+            assert!(text.contains(address) && !without.contains(address));
+            assert_eq!(without.lines().count(), text.lines().count() - 3);
+        }
+        assert!(without_endpoint(&text, "10.244.1.1".parse().unwrap()).is_err());
     }
 }

@@ -102,6 +102,8 @@ pub enum Request {
     Again(u32, SocketAddr),
     /// Closes an open socket. Gives no answer.
     Close(u32),
+    /// Binds a socket of the target's protocol to its address, and closes it. Gives one answer, without a reply.
+    Bind(Target),
     /// Sends one datagram to each destination from one unconnected socket, then collects the answers. Gives as many.
     Scatter(Vec<SocketAddr>, Target),
     /// Fetches and sends this many bytes over TCP and checks each of them. Gives two answers.
@@ -231,10 +233,12 @@ pub struct Report {
 
 /// The bytes of a transfer: each place in the first gigabytes looks different from its neighbours.
 pub fn pattern(length: usize) -> Vec<u8> {
-    (0..length.div_ceil(8) as u64)
-        .flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes())
-        .take(length)
-        .collect()
+    let mut bytes = vec![0; length.next_multiple_of(8)];
+    for (number, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        *word = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    }
+    bytes.truncate(length);
+    bytes
 }
 
 /// A client process.

@@ -1,10 +1,12 @@
 //! The kernel's state outlives the agent: what clients notice while agents are killed, restarted and upgraded.
 
 use anyhow::{Result, ensure};
+use lb_common::address::Protocol;
 use lb_tests::{
     cluster::{Cluster, target, tcp},
-    manifests::Manifests,
+    manifests::{Manifests, without_endpoint},
     probe::{Kind, Report, Request, Target},
+    topology::Machine,
     wait,
 };
 
@@ -141,29 +143,17 @@ fn connects_never_fail_while_endpoints_come_and_go() -> Result<()> {
         start_loops(cluster)?;
         let chat = manifests.read("dual-stack.yaml")?;
         // pod1 and pod3 leave and return in turn; pod2 stays.
-        let without = |address: &str, node: &str| {
-            let conditions = "{ready: true, serving: true, terminating: false}";
-            let endpoint =
-                format!("  - addresses: [{address}]\n    nodeName: {node}\n    conditions: {conditions}\n");
-            chat.replace(&endpoint, "")
-        };
-        let (no_pod1, no_pod3) = (without("10.244.1.11", "node-a"), without("10.244.2.13", "node-b"));
-        ensure!(
-            no_pod1 != chat && no_pod3 != chat && no_pod1 != no_pod3,
-            "the manifest has changed its form"
-        );
+        let without = |pod: &Machine| without_endpoint(&chat, pod.v4.into());
+        let (no_pod1, no_pod3) = (without(&cluster.topology.pod1)?, without(&cluster.topology.pod3)?);
+        let (http, voice) = (tcp("10.96.0.60:80")?.to, target(Kind::Udp, "10.96.0.60:5004")?.to);
         for _ in 0..10 {
             for text in [&no_pod1, &chat, &no_pod3, &chat] {
-                let sets = if text == &chat { 3 } else { 2 };
+                let backends = if text == &chat { 3 } else { 2 };
                 manifests.write("dual-stack.yaml", text)?;
                 wait::until("the new set", wait::SOON, || {
-                    let services = cluster.sockeye.services()?.services;
-                    let ports =
-                        services.iter().filter(|s| s.name.as_deref() == Some("chat")).flat_map(|s| &s.ports);
-                    let mut v4 = ports.filter(|port| port.family == "IPv4");
-                    let done = v4
-                        .all(|port| port.endpoints.iter().filter(|e| e.backend_id.is_some()).count() == sets);
-                    Ok(done.then_some(()))
+                    let size = |to, protocol| cluster.set_size(to, protocol);
+                    let now = [size(http, Protocol::Tcp)?, size(voice, Protocol::Udp)?];
+                    Ok((now == [backends; 2]).then_some(()))
                 })?;
             }
         }

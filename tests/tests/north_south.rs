@@ -329,7 +329,7 @@ fn without_endpoints_the_client_is_refused() -> Result<()> {
         for target in ways(cluster, 31003) {
             // Nobody tells an unconnected socket of an ICMP error (udp(7)).
             let expected = if target.kind == Kind::Datagram { "ETIMEDOUT" } else { "ECONNREFUSED" };
-            let answer = cluster.ask("client", target.within(Duration::from_secs(2)))?;
+            let answer = cluster.ask("client", target.within(Duration::from_millis(500)))?;
             assert_eq!(answer.errno()?, expected, "{target}");
         }
         let counted = delta(&before, &cluster.outcomes()?);

@@ -13,7 +13,7 @@ use lb_common::address::Protocol;
 use lb_tests::{
     cluster::{Cluster, target, tcp},
     dump::delta,
-    manifests::Manifests,
+    manifests::{Manifests, without_endpoint},
     probe::{Answer, Kind, Prober, Request, Target},
     process::Place,
     server::Server,
@@ -228,6 +228,66 @@ fn one_udp_socket_keeps_its_backend_while_that_serves() -> Result<()> {
         let counted = delta(&before, &cluster.outcomes()?);
         assert_eq!(counted.get("datagram_kept"), Some(&40), "{counted:?}");
         assert_eq!(counted.get("datagram_translated"), None, "{counted:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_unconnected_socket_moves_on_when_its_backend_goes() -> Result<()> {
+    let manifests = Manifests::examples()?;
+    Cluster::with(&manifests, |cluster| {
+        let chat = target(Kind::Datagram, "10.96.0.60:5004")?;
+        let first = cluster.open("pod1", 1, chat)?;
+        let gone = cluster.machine(first.backend()?)?;
+        let text = without_endpoint(&manifests.read("dual-stack.yaml")?, gone.v4.into())?;
+        manifests.write("dual-stack.yaml", &text)?;
+        wait::until("the smaller set", wait::SOON, || {
+            Ok((cluster.set_size(chat.to, Protocol::Udp)? == 2).then_some(()))
+        })?;
+        let second = cluster.again("pod1", 1, chat)?;
+        assert_ne!(second.backend()?, gone.name);
+        check_unseen(&second)?;
+        let port = |answer: &Answer| answer.local.map(|local| local.port());
+        assert_eq!(port(&second), port(&first), "the socket keeps its port");
+        assert_eq!(cluster.again("pod1", 1, chat)?.backend()?, second.backend()?, "and its new backend");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_host_cannot_take_a_node_port_but_a_pod_may() -> Result<()> {
+    let bind = |cluster: &Cluster<'_>, from: &str, kind, to: &str| -> Result<Answer> {
+        cluster.prober(from)?.answer(&Request::Bind(target(kind, to)?))
+    };
+    let taken = [
+        (Kind::Tcp, "0.0.0.0:30080"),
+        (Kind::Tcp, "172.18.0.2:30080"),
+        (Kind::Tcp, "[::]:30080"),
+        (Kind::Udp, "[fd00:18::2]:30053"),
+        (Kind::Udp, "127.0.0.1:30053"),
+    ];
+    Cluster::with(&Manifests::examples()?, |cluster| {
+        for (kind, to) in taken {
+            let answer = bind(cluster, "node-a", kind, to)?;
+            assert_eq!(answer.errno()?, "EADDRINUSE", "{kind:?} {to}");
+        }
+        // Another protocol, another port, an address that serves no node ports; and a pod's own port.
+        for (from, kind, to) in [
+            ("node-a", Kind::Udp, "0.0.0.0:30080"),
+            ("node-a", Kind::Tcp, "0.0.0.0:30079"),
+            ("node-a", Kind::Tcp, "10.244.1.1:30080"),
+            ("pod1", Kind::Tcp, "0.0.0.0:30080"),
+            ("pod1", Kind::Udp, "[::]:30053"),
+        ] {
+            let answer = bind(cluster, from, kind, to)?;
+            assert_eq!(answer.failure, None, "{from}: {kind:?} {to}");
+        }
+        Ok(())
+    })?;
+    Cluster::with_flags(&Manifests::examples()?, &["--protect-nodeports=false"], |cluster| {
+        for (kind, to) in taken {
+            assert_eq!(bind(cluster, "node-a", kind, to)?.failure, None, "{kind:?} {to}");
+        }
         Ok(())
     })
 }

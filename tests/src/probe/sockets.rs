@@ -48,6 +48,7 @@ impl Sockets {
                 Some(_) => Response::Answers(Vec::new()),
                 None => Response::Refused(format!("no open socket {id}")),
             },
+            Request::Bind(target) => Response::Answers(vec![bind(target)]),
             Request::Scatter(destinations, target) => Response::Answers(scatter(&destinations, target)),
             Request::Transfer(target, bytes) => Response::Answers(vec![
                 observe(target, |c, answer| c.download(answer, bytes)).1,
@@ -140,14 +141,33 @@ fn finish(answer: &mut Answer, conversation: Option<&Conversation>, result: Step
     };
 }
 
+/// Binds a socket and closes it.
+fn bind(target: Target) -> Answer {
+    let address = target.destination();
+    let mut answer = blank(address);
+    let bound = socket(target).and_then(|socket| {
+        socket.bind(&address.into()).step("bind")?;
+        answer.local = socket.local_addr().step("getsockname")?.as_socket();
+        Ok(())
+    });
+    answer.failure = bound.err();
+    answer
+}
+
+/// A new socket of the target's protocol and family.
+fn socket(target: Target) -> Step<Socket> {
+    let kind = if target.kind == Kind::Tcp { Type::STREAM } else { Type::DGRAM };
+    let socket = Socket::new(Domain::for_address(target.destination()), kind, None).step("socket")?;
+    if target.mapped {
+        socket.set_only_v6(false).step("setsockopt")?;
+    }
+    Ok(socket)
+}
+
 impl Conversation {
     fn open(target: Target) -> Step<Self> {
         let to = target.destination();
-        let kind = if target.kind == Kind::Tcp { Type::STREAM } else { Type::DGRAM };
-        let socket = Socket::new(Domain::for_address(to), kind, None).step("socket")?;
-        if target.mapped {
-            socket.set_only_v6(false).step("setsockopt")?;
-        }
+        let socket = socket(target)?;
         socket.set_read_timeout(Some(target.limit)).step("setsockopt")?;
         socket.set_write_timeout(Some(target.limit)).step("setsockopt")?;
         let socket = match target.kind {
