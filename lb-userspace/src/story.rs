@@ -436,7 +436,7 @@ spec:
     #[test]
     fn what_is_no_step_is_named() {
         for (text, what) in [
-            ("-- aply: it --\n", "\"aply\" is no step"),
+            ("-- take: it --\n", "\"take\" is no step"),
             ("-- dump --\n-- settings --\n", "comes first"),
             ("-- settings --\nx: 1\n", "\"x\" is no setting"),
             ("-- interfaces --\nlocalhost\n", "localhost: "),
