@@ -15,6 +15,8 @@ pub(crate) struct Options {
 pub(crate) fn run(Options { keep }: Options) -> anyhow::Result<()> {
     let root = Root::find("demo")?;
     check(cargo().args(["build", "--quiet", "--package", "lb-userspace", "--bin", "sockeye"]))?;
+    // The demo starts its servers and clients as processes of their own.
+    check(cargo().args(["build", "--quiet", "--package", "lb-tests", "--bins"]))?;
     let mut command = cargo();
     root.runner(&mut command).args(["run", "--quiet", "--package", "lb-tests", "--bin", "demo", "--"]);
     if keep {
