@@ -18,6 +18,10 @@ pub const NODE_ADDRESSES: [IpAddr; 2] =
 /// A machine outside the cluster that the node reaches.
 pub const OUTSIDE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
 
+/// Without one of its own, a bridge takes the lowest of its ports', and the pods' neighbour tables are wrong for half a
+/// minute whenever that changes.
+const BRIDGE_MAC: &str = "02:00:00:00:00:01";
+
 /// The network of one node. There is no default route, neither on the node nor in its pods: a Service that is not
 /// translated is unreachable at once. (An ICMP message of a router would not end a connect: it is no hard error to TCP.)
 #[derive(Debug)]
@@ -46,7 +50,7 @@ impl PodNetwork {
         node.ip(&format!(
             "addr add {v4}/32 dev lo\n\
              addr add {v6}/128 dev lo nodad\n\
-             link add pods type bridge\n\
+             link add pods address {BRIDGE_MAC} type bridge\n\
              link set pods up\n\
              addr add 10.244.0.1/16 dev pods\n\
              addr add fd00:10:244::1/64 dev pods nodad\n\
