@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::address::Address;
 
 /// Version of the layout of all pinned maps. Another version means another generation of maps.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The maps' names: a public interface, at most 15 characters (the kernel cuts names there).
 pub mod maps {
@@ -31,11 +31,13 @@ pub mod maps {
     pub const CONFIG: &str = "CONFIG";
     /// Hash: interface index → [`Device`](super::Device).
     pub const DEVICES: &str = "DEVICES";
+    /// Hash: cookie of a network namespace → [`NamespaceAddresses`](crate::namespace::NamespaceAddresses).
+    pub const NAMESPACES: &str = "NAMESPACES";
     /// Array of maps of one element: updating it waits until all running programs have ended.
     pub const GRACE: &str = "GRACE";
 
     /// All that are pinned.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 13] = [
         FRONTENDS,
         SERVICES,
         BACKENDS,
@@ -47,6 +49,7 @@ pub mod maps {
         OUTCOMES,
         CONFIG,
         DEVICES,
+        NAMESPACES,
         GRACE,
     ];
 }
@@ -154,6 +157,8 @@ pub mod capacity {
     pub const DATAGRAMS: u32 = 65_536;
     /// Entries of `DEVICES`.
     pub const DEVICES: u32 = 1_024;
+    /// Entries of `NAMESPACES`: one for each pod on the node.
+    pub const NAMESPACES: u32 = 4_096;
     /// Entries of `FLOWS`: two for each connection.
     pub const FLOWS: u32 = 262_144;
 }

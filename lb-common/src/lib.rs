@@ -28,6 +28,7 @@ pub mod config;
 pub mod decide;
 pub mod flow;
 pub mod frontend;
+pub mod namespace;
 pub mod outcome;
 pub mod service;
 pub mod socket;
@@ -60,6 +61,7 @@ map_types!(
     flow::FlowKey,
     frontend::FrontendEntry,
     frontend::FrontendKey,
+    namespace::NamespaceAddresses,
     service::Range,
     service::ServiceRecord,
     socket::DatagramKey,

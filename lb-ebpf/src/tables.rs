@@ -17,6 +17,7 @@ use lb_common::{
     decide::Tables,
     flow::{Flow, FlowKey, SECOND},
     frontend::{FrontendEntry, FrontendKey},
+    namespace::NamespaceAddresses,
     outcome,
     service::ServiceRecord,
     socket::{DatagramKey, DatagramValue, SocketState},
@@ -53,6 +54,9 @@ static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS as usize }> = LruHashM
 
 #[btf_map]
 static DEVICES: HashMap<u32, Device, { capacity::DEVICES as usize }> = HashMap::new();
+
+#[btf_map]
+static NAMESPACES: HashMap<u64, NamespaceAddresses, { capacity::NAMESPACES as usize }> = HashMap::new();
 
 #[btf_map]
 static OUTCOMES: PerCpuArray<u64, { outcome::COUNT as usize }> = PerCpuArray::new();

@@ -15,6 +15,7 @@ mod link;
 mod load;
 mod log;
 pub(crate) mod mapped;
+mod namespaces;
 mod netns;
 mod pinned;
 mod pins;
@@ -39,6 +40,7 @@ pub use self::{
     features::{Feature, probe_features},
     link::Change,
     log::ProgramLog,
+    namespaces::Namespaces,
     netns::netns_cookie,
     pinned::{Attachment, PinnedMaps, Place, open_pinned},
     requirements::cgroup2_root,
@@ -157,6 +159,11 @@ impl Kernel {
     /// The tables, for the one task that writes them.
     pub fn store(&self) -> Result<KernelStore, KernelError> {
         KernelStore::new(&self.ebpf)
+    }
+
+    /// The addresses of the pods on this node, for the one task that writes them.
+    pub fn namespaces(&self) -> Result<Namespaces, KernelError> {
+        Namespaces::new(&self.ebpf)
     }
 
     /// Sets the run-time switches. They must be set once before [`Kernel::activate`]; the layout's version is set here.

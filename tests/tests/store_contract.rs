@@ -1,6 +1,7 @@
 //! The contract of `Store`, on the kernel's maps: what is written is read back, and nothing else changes.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     thread,
@@ -12,8 +13,9 @@ use aya::maps::{Array, Map, MapData};
 use lb_common::{
     address::{Address, Port, Protocol},
     backend::Backend,
-    config::{NodeAddress, maps, node_address},
+    config::{NodeAddress, capacity, maps, node_address},
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
+    namespace::NamespaceAddresses,
     service::{Range, ServiceRecord, Set, Settings, flags},
 };
 use lb_tests::{bpffs::Bpffs, cgroup::Cgroup, wait};
@@ -25,7 +27,7 @@ use lb_userspace::{
 /// Maps of a small agent that is never activated: they go with it.
 struct Maps {
     store: KernelStore,
-    _kernel: Kernel,
+    kernel: Kernel,
     _cgroup: Cgroup,
     _bpffs: Bpffs,
 }
@@ -42,7 +44,7 @@ impl Maps {
             ..KernelConfig::default()
         };
         let kernel = Kernel::prepare(&config)?;
-        Ok(Self { store: kernel.store()?, _kernel: kernel, _cgroup: cgroup, _bpffs: bpffs })
+        Ok(Self { store: kernel.store()?, kernel, _cgroup: cgroup, _bpffs: bpffs })
     }
 }
 
@@ -370,4 +372,29 @@ fn descriptor(answer: io::Result<i64>) -> Result<OwnedFd> {
     let number = i32::try_from(answer?)?;
     // SAFETY: the kernel has just returned it, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+#[test]
+fn the_pods_addresses_are_what_was_set_last_and_what_does_not_fit_is_named() -> Result<()> {
+    let maps = Maps::new(CAPACITY)?;
+    let mut namespaces = maps.kernel.namespaces()?;
+    let pod = |number: u32| NamespaceAddresses { v4: key(number).address(), ..NamespaceAddresses::NONE };
+    let pods = |numbers: &mut dyn Iterator<Item = u32>| -> BTreeMap<u64, NamespaceAddresses> {
+        numbers.map(|number| (u64::from(number) << 32, pod(number))).collect()
+    };
+    assert_eq!(namespaces.read()?, BTreeMap::new());
+    assert_eq!(namespaces.set(&pods(&mut (1..=3)))?, [0_u64; 0]);
+    let mut changed = pods(&mut (2..=4));
+    changed.insert(2 << 32, NamespaceAddresses { v6: key(9).address(), ..pod(7) });
+    assert_eq!(namespaces.set(&changed)?, [0_u64; 0]);
+    assert_eq!(maps.kernel.namespaces()?.read()?, changed);
+
+    // What is gone makes room first; what is there stays when nothing more fits.
+    let full = pods(&mut (10..10 + capacity::NAMESPACES));
+    assert_eq!(namespaces.set(&full)?, [0_u64; 0]);
+    let mut more = full.clone();
+    more.extend(pods(&mut (1..=2)));
+    assert_eq!(namespaces.set(&more)?.len(), 2);
+    assert_eq!(namespaces.read()?, full);
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Generations of maps: which pinned ones can be kept, and how new ones take their place.
 //!
 //! The maps of the tables belong together: they are kept all, or replaced all. The others (what sockets, flows and
-//! counters remember) are kept one by one, so that a change of capacity ends no connection. Nothing of another layout
+//! counters remember, and the pods' addresses) are kept one by one, so that a change of capacity ends no connection. Nothing of another layout
 //! is kept.
 
 use std::collections::BTreeMap;
@@ -225,7 +225,7 @@ mod tests {
         let inheritance = choose(&definitions(10), &wanted);
         assert_eq!(
             inheritance.kept,
-            [maps::AFFINITY, maps::SOCKETS, maps::DATAGRAMS, maps::FLOWS, maps::OUTCOMES]
+            [maps::AFFINITY, maps::SOCKETS, maps::DATAGRAMS, maps::FLOWS, maps::OUTCOMES, maps::NAMESPACES]
         );
         assert_eq!(inheritance.tables, TablesFrom::OtherSizes);
     }

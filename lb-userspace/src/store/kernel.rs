@@ -197,7 +197,7 @@ fn inner_map() -> Result<MapData, MapError> {
 }
 
 /// A second handle on the map.
-fn duplicate(map: &Map) -> Result<MapData, MapError> {
+pub(crate) fn duplicate(map: &Map) -> Result<MapData, MapError> {
     MapData::from_fd(data(map)?.fd().as_fd().try_clone_to_owned()?)
 }
 
