@@ -98,7 +98,8 @@ async fn endpoints(client: &Client, config: &ClusterConfig, changes: &Sender) {
         let (converted, problems) = convert::endpoints(endpoints);
         (converted.map(|(name, slices)| Object::Endpoints(name, slices)), problems)
     };
-    follow(client, Follower::new(Kind::Endpoints, convert, changes), watcher::Config::default()).await;
+    let selectors = watcher::Config::default().labels("!service.kubernetes.io/headless");
+    follow(client, Follower::new(Kind::Endpoints, convert, changes), selectors).await;
 }
 
 /// Says whether the API server answers, whenever that changes.

@@ -27,6 +27,9 @@ use crate::{
     source::origin,
 };
 
+/// The label of what belongs to a headless Service, whatever its value.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
 /// Problems listed for one object; an object with more says how many more.
 const MAX_PROBLEMS: usize = 20;
 

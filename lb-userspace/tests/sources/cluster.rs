@@ -139,8 +139,13 @@ async fn lists_with_kube_proxys_selectors_and_follows() {
 async fn endpoints_are_watched_on_request() {
     let server = ApiServer::start().await;
     server.put(ENDPOINTS, endpoints("db"));
+    let mut headless = endpoints("headless");
+    headless["metadata"]["labels"] = json!({"service.kubernetes.io/headless": ""});
+    server.put(ENDPOINTS, headless);
     let Running { mut mirror, source: _source } = Running::start_with(&server, true).await;
     mirror.until_listed().await;
+    assert_eq!(server.requests(ENDPOINTS)[0].get("labelSelector"), "!service.kubernetes.io/headless");
+    assert!(!mirror.has(Kind::Endpoints, "default/headless"));
     let Some(Object::Endpoints(_, slices)) = mirror.objects.get(&(Kind::Endpoints, "default/db".to_owned()))
     else {
         panic!("{:?}", mirror.objects);

@@ -4,19 +4,20 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 
-use super::{Report, nameless, namespaced, non_empty};
+use super::{HEADLESS, Report, has_label, nameless, namespaced, non_empty};
 use crate::model::{Conditions, Endpoint, EndpointPort, EndpointSlice, Family, Kind, ObjectName, Problem};
 
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
 /// Converts an Endpoints object. What the mirroring controller leaves alone (locks of leader elections and objects
-/// labelled `skip-mirror`) yields nothing: no proxy serves them in a cluster.
+/// labelled `skip-mirror`) yields nothing: no proxy serves them in a cluster. Nor does one labelled `headless`: its
+/// mirror would carry the label, and proxies do not watch such slices.
 pub fn endpoints(endpoints: &v1::Endpoints) -> (Option<(ObjectName, Vec<EndpointSlice>)>, Vec<Problem>) {
     let Some(name) = namespaced(&endpoints.metadata) else {
         return (None, nameless(Kind::Endpoints));
     };
-    if is_unmirrored(endpoints) {
+    if is_unmirrored(endpoints) || has_label(&endpoints.metadata, HEADLESS) {
         return (None, Vec::new());
     }
     let mut report = Report::new(Kind::Endpoints, &name);
@@ -163,6 +164,7 @@ mod tests {
             (json!({"name": "a", "labels": {SKIP_MIRROR: "true"}}), false),
             (json!({"name": "a", "labels": {SKIP_MIRROR: "false"}}), true),
             (json!({"name": "a", "annotations": {LEADER: ""}}), false),
+            (json!({"name": "a", "labels": {HEADLESS: ""}}), false),
         ];
         for (metadata, served) in table {
             let object = json!({"metadata": metadata, "subsets": []});

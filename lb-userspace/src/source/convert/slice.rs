@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1;
 
-use super::{Report, has_label, nameless, namespaced, non_empty};
+use super::{HEADLESS, Report, has_label, nameless, namespaced, non_empty};
 use crate::model::{Conditions, Endpoint, EndpointPort, EndpointSlice, Family, Kind, Problem};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// Whether a slice belongs to a headless Service: Sockeye, like kube-proxy, does not watch those.
 pub fn is_headless(slice: &v1::EndpointSlice) -> bool {
