@@ -181,13 +181,14 @@ fn ports(
     let mut ports: Vec<ServicePort> = Vec::with_capacity(listed.len());
     for (i, port) in listed.iter().enumerate() {
         let Some(port) = convert_port(i, port, service_type, report) else { continue };
-        if !numbers.insert((port.port, port.protocol)) {
+        if numbers.contains(&(port.port, port.protocol)) {
             let what = format!("{}/{} is listed before; this port is skipped", port.port, port.protocol);
             report.add(format!("spec.ports[{i}].port"), what);
         } else if !names.insert((port.name.clone(), port.protocol)) {
             let what = format!("\"{}\" is the name of a port before; this port is skipped", port.name);
             report.add(format!("spec.ports[{i}].name"), what);
         } else {
+            numbers.insert((port.port, port.protocol));
             ports.push(port);
         }
     }

@@ -184,9 +184,18 @@ fn bad_ports_are_named_and_the_rest_goes_on() {
         {"name": "b", "port": 82, "protocol": "UDP"},
         {"name": "g", "port": -1},
         {"name": "h", "port": 65535, "nodePort": -3},
+        {"name": "i", "port": 82},
     ]}));
     let ports: Vec<_> = service.ports.iter().map(|port| (&*port.name, port.port, port.protocol)).collect();
-    assert_eq!(ports, [("b", 80, Protocol::Tcp), ("b", 82, Protocol::Udp), ("h", 65535, Protocol::Tcp)]);
+    assert_eq!(
+        ports,
+        [
+            ("b", 80, Protocol::Tcp),
+            ("b", 82, Protocol::Udp),
+            ("h", 65535, Protocol::Tcp),
+            ("i", 82, Protocol::Tcp)
+        ]
+    );
     assert!(service.ports.iter().all(|port| port.node_port.is_none()));
     expect![[r#"
         Service shop/web: spec.ports[0].port: 0 is not a port (1-65535); this port is skipped
