@@ -6,11 +6,20 @@ pub mod ids;
 pub mod records;
 pub mod slots;
 
-use lb_common::frontend::{FrontendKey, FrontendKind};
+use std::{collections::BTreeMap, sync::Arc};
+
+use lb_common::{
+    address::Protocol,
+    frontend::{FrontendKey, FrontendKind},
+};
 use slab::Slab;
 
 use self::claims::{Claimed, Claims, PortIndex, Withdrawn};
-use crate::{model::ObjectName, resolve::PortSpec, state::ServiceIndex};
+use crate::{
+    model::{Family, ObjectName},
+    resolve::PortSpec,
+    state::ServiceIndex,
+};
 
 /// The service ports of all Services.
 #[derive(Debug, Default)]
@@ -69,13 +78,15 @@ impl Desired {
         if self.is_unchanged(service, created, &specs) {
             return;
         }
-        let mut before = self.withdraw_all(service, effects);
+        let mut before: BTreeMap<_, _> = self
+            .withdraw_all(service, effects)
+            .into_iter()
+            .map(|port| (identity(&self.port(port).spec), port))
+            .collect();
         let mut ports = Vec::with_capacity(specs.len());
         for (position, spec) in specs.into_iter().enumerate() {
-            let same = before.iter().position(|port| self.port(*port).spec.is_same_port(&spec));
-            ports.push(match same {
-                Some(index) => {
-                    let port = before.swap_remove(index);
+            ports.push(match before.remove(&identity(&spec)) {
+                Some(port) => {
                     let known = &mut self.ports[port as usize];
                     (known.spec, known.position) = (spec, position);
                     port
@@ -84,7 +95,7 @@ impl Desired {
                     as PortIndex,
             });
         }
-        for gone in before {
+        for gone in before.into_values() {
             effects.records.extend(self.ports.remove(gone as usize).record);
         }
         while self.services.len() <= service {
@@ -168,6 +179,11 @@ impl Desired {
             }
         }
     }
+}
+
+/// What makes it the same service port after a change of its Service.
+fn identity(spec: &PortSpec) -> (Arc<str>, Protocol, Family) {
+    (spec.name.clone(), spec.protocol, spec.family)
 }
 
 /// Older before younger, then by namespace and name, then by the order in the Service.

@@ -67,7 +67,7 @@ pub fn resolve(
     if let Some(skip) = skip(service) {
         return Err(skip);
     }
-    let mut resolver = Resolver { service, taken: BTreeSet::new(), problems };
+    let mut resolver = Resolver { service, named: BTreeSet::new(), taken: BTreeSet::new(), problems };
     let addresses = resolver.addresses(context);
     let mut specs = Vec::with_capacity(service.ports.len());
     for (index, port) in service.ports.iter().enumerate() {
@@ -102,12 +102,14 @@ struct FrontendAddress {
 
 struct Resolver<'a> {
     service: &'a Service,
+    /// The names of its ports so far, with their protocols.
+    named: BTreeSet<(&'a str, Protocol)>,
     /// The keys of the Service so far.
     taken: BTreeSet<FrontendKey>,
     problems: &'a mut Vec<Problem>,
 }
 
-impl Resolver<'_> {
+impl<'a> Resolver<'a> {
     /// All addresses of the Service but those of the node; cluster addresses first.
     fn addresses(&mut self, context: &Context) -> Vec<FrontendAddress> {
         let service = self.service;
@@ -144,11 +146,10 @@ impl Resolver<'_> {
     }
 
     /// Whether a port can be served; a second port of the same name and protocol cannot.
-    fn is_servable(&mut self, index: usize, port: &ServicePort) -> bool {
-        let same = |other: &ServicePort| other.name == port.name && other.protocol == port.protocol;
+    fn is_servable(&mut self, index: usize, port: &'a ServicePort) -> bool {
         let what = if port.protocol == Protocol::Sctp {
             "SCTP is not supported at the socket: the port is left untouched"
-        } else if self.service.ports[..index].iter().any(same) {
+        } else if !self.named.insert((&port.name, port.protocol)) {
             "another port of the Service has the same name and protocol: this one is ignored"
         } else {
             return true;
