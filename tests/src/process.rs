@@ -172,6 +172,15 @@ pub fn program(name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("no program {name} beside {}: build it first (./x build)", own.display()))
 }
 
+/// The resident set of a process, in megabytes (`VmRSS` of `proc_pid_status(5)`).
+pub fn memory(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB"));
+    let kilobytes: f64 = kilobytes.with_context(|| format!("no VmRSS in {path}"))?.trim().parse()?;
+    Ok(kilobytes / 1024.0)
+}
+
 /// Moves the process that is about to become the command to its place.
 ///
 /// The cgroup first: it is a path in the file system that the namespace does not change, but a socket belongs to the

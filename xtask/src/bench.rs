@@ -16,6 +16,8 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(Options { dry_run, quick }: Options) -> anyhow::Result<()> {
+    // The benchmark starts the agent to look at its memory.
+    check(cargo().args(["build", "--release", "--package", "lb-userspace", "--bin", "sockeye"]))?;
     let mut command = cargo();
     Root::find("bench")?.runner(&mut command);
     command.args(["run", "--quiet", "--release", "--package", "lb-tests", "--bin", "bench", "--"]);

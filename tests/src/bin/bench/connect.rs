@@ -18,7 +18,7 @@ use crate::{
 pub(crate) struct Targets {
     /// Frontends, in the order in which they are visited.
     pub(crate) hits: Vec<SocketAddr>,
-    /// Addresses that are no service's.
+    /// What they are compared with: addresses that are no service's, or other frontends.
     pub(crate) misses: Vec<SocketAddr>,
 }
 
@@ -26,6 +26,11 @@ impl Targets {
     /// All frontends of a cluster, and as many strangers.
     pub(crate) fn of(services: u32) -> Self {
         Self { hits: objects::frontends(services), misses: objects::strangers(services) }
+    }
+
+    /// The first so many frontends, and as many after them.
+    pub(crate) fn of_two_kinds(number: u32) -> Self {
+        Self { hits: objects::frontends_of(0..number), misses: objects::frontends_of(number..2 * number) }
     }
 
     /// Only the first of them.
@@ -52,6 +57,8 @@ pub(crate) struct Added {
     pub(crate) miss: f64,
     /// Added to a call that is translated.
     pub(crate) hit: f64,
+    /// By how much the one kind of destination costs more than the other: `miss` over `hit`, pair by pair.
+    pub(crate) between: f64,
 }
 
 /// The three kinds of calls.
@@ -114,6 +121,7 @@ impl Rounds {
             without: median(&self.without),
             miss: median_difference(&self.miss, &self.without),
             hit: median_difference(&self.hit, &self.without),
+            between: median_difference(&self.miss, &self.hit),
         }
     }
 }

@@ -10,6 +10,7 @@ use bytemuck::Zeroable as _;
 use lb_common::config::Config;
 use lb_userspace::{
     kernel::{Kernel, KernelConfig, cleanup},
+    model::Change,
     pipeline::{NodePortAddresses, Pipeline, PipelineSettings, SyncReport},
     store::{Capacity, Store, StoreError, Tables, Write, kernel::KernelStore},
 };
@@ -41,14 +42,15 @@ impl Datapath {
         Ok(Self { pipeline: Pipeline::new(settings, store.capacity()), kernel, store })
     }
 
-    /// Serves a cluster of so many Services.
-    pub(crate) fn serve(&mut self, services: u32) -> anyhow::Result<()> {
-        for change in objects::initial(services) {
+    /// Serves what the initial lists hold: each Service has one frontend.
+    pub(crate) fn serve(&mut self, lists: Vec<Change>) -> anyhow::Result<()> {
+        for change in lists {
             self.pipeline.apply(change);
         }
         self.sync()?;
-        let frontends = self.pipeline.summary().frontends.used;
-        ensure!(frontends == services, "{frontends} of {services} frontends are in force");
+        let summary = self.pipeline.summary();
+        let (frontends, services) = (summary.frontends.used, summary.services);
+        ensure!(frontends as usize == services, "{frontends} frontends of {services} Services are in force");
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use lb_common::outcome::{Outcome, Reason};
+use lb_userspace::model::Change;
 
 use crate::{
     changes::{Bulk, Single},
@@ -17,6 +18,7 @@ mod changes;
 mod connect;
 mod datapath;
 mod machine;
+mod memory;
 mod objects;
 mod report;
 mod sockets;
@@ -36,6 +38,8 @@ struct Options {
 /// The sizes of clusters that are compared.
 const SMALL: u32 = 10;
 const LARGE: u32 = 50_000;
+/// The cluster that an agent's memory and its work with unchanged lists are stated for.
+const MEDIUM: u32 = 10_000;
 
 /// All that was measured.
 struct Results {
@@ -47,8 +51,15 @@ struct Results {
     large_hot: Figures,
     /// Connections to each service of the large cluster in turn: nothing is in the processor's caches.
     large_cold: Figures,
+    /// What session affinity adds to a `connect()`, on a socket that has its storage; in nanoseconds.
+    affinity: f64,
     bulk: Bulk,
     single: Single,
+    wide: Single,
+    /// Unchanged lists, in milliseconds.
+    unchanged: f64,
+    /// The agent's resident set, in megabytes.
+    resident: f64,
 }
 
 fn main() -> ExitCode {
@@ -68,18 +79,43 @@ fn run(options: &Options) -> anyhow::Result<()> {
     machine::claim_a_cpu()?;
 
     say("connect(), 10 services");
-    let small = connect(&corner, SMALL, rounds, &[Targets::of(SMALL)])?;
+    let outside = [Outcome::ConnectTranslated.number(), Reason::NotAService.number()];
+    let connect =
+        |lists, targets: &[Targets], outcomes: &[u32]| connect(&corner, lists, rounds, targets, outcomes);
+    let small = connect(objects::initial(SMALL), &[Targets::of(SMALL)], &outside)?;
+    say("connect(), session affinity");
+    let affine = objects::initial_affine(2 * SMALL, SMALL);
+    let affine = connect(affine, &[Targets::of_two_kinds(SMALL)], &[Outcome::ConnectTranslated.number()])?;
     say("connect(), 50,000 services");
-    let large = connect(&corner, LARGE, rounds, &[Targets::of(LARGE).first(SMALL), Targets::of(LARGE)])?;
+    let targets = [Targets::of(LARGE).first(SMALL), Targets::of(LARGE)];
+    let large = connect(objects::initial(LARGE), &targets, &outside)?;
     say("50,000 services from objects to maps");
     let bulk = changes::bulk(&corner, LARGE, if options.quick { 1 } else { 5 })?;
     say("one endpoint of 50,000 services");
     let single = changes::single(&corner, LARGE, 100_000 / share)?;
+    say("one endpoint of a service with 1,000");
+    let wide = changes::wide(&corner, 10_000 / share)?;
+    say("10,000 services: unchanged lists, and an agent's memory");
+    let unchanged = changes::unchanged(&corner, MEDIUM, 20 / share.min(4))?;
+    let resident = memory::resident(&corner, MEDIUM)?;
 
     let [small] = small.try_into().ok().context("one row of figures")?;
+    let [affine] = affine.try_into().ok().context("one row of figures")?;
     let [large_hot, large_cold] = large.try_into().ok().context("two rows of figures")?;
     let machine = machine::describe();
-    let results = Results { machine, rounds, small, large_hot, large_cold, bulk, single };
+    let results = Results {
+        machine,
+        rounds,
+        small,
+        large_hot,
+        large_cold,
+        affinity: affine.again.between,
+        bulk,
+        single,
+        wide,
+        unchanged,
+        resident,
+    };
     say(&format!("\n{}", report::tables(&results)));
     if let Some(path) = &options.output {
         fs::write(path, report::document(&results)).with_context(|| format!("writing {}", path.display()))?;
@@ -87,29 +123,30 @@ fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Measures `connect()` while a cluster of so many services is in force; one row for each set of targets.
+/// Measures `connect()` while a cluster is in force; one row for each set of targets. Nothing but these outcomes may be
+/// counted.
 fn connect(
     corner: &Corner,
-    services: u32,
+    lists: Vec<Change>,
     rounds: usize,
     targets: &[Targets],
+    outcomes: &[u32],
 ) -> anyhow::Result<Vec<Figures>> {
     let mut datapath = Datapath::new(corner)?;
-    datapath.serve(services)?;
+    datapath.serve(lists)?;
     datapath.attach()?;
     let figures = targets
         .iter()
         .map(|targets| corner.netns.run(|| connect::measure(corner, targets, rounds)))
         .collect::<anyhow::Result<_>>()?;
-    prove(&datapath)?;
+    prove(&datapath, outcomes)?;
     datapath.remove(corner)?;
     Ok(figures)
 }
 
 /// What was measured is what the table says: translated or passed on, and nothing else happened.
-fn prove(datapath: &Datapath) -> anyhow::Result<()> {
+fn prove(datapath: &Datapath, expected: &[u32]) -> anyhow::Result<()> {
     let counts = datapath.kernel.outcomes()?;
-    let expected = [Outcome::ConnectTranslated.number(), Reason::NotAService.number()];
     for (number, count) in (0_u32..).zip(counts) {
         ensure!(expected.contains(&number) == (count > 0), "outcome {number} was counted {count} times");
     }

@@ -1,7 +1,9 @@
 //! A cluster of any size, as objects in memory.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Range,
     sync::Arc,
 };
 
@@ -27,20 +29,54 @@ const NOBODY: u32 = 0x0ac8_0000;
 /// The pods: `10.128.0.0/10`, sixteen addresses a Service.
 const PODS: u32 = 0x0a80_0000;
 
+/// Endpoints of the wide Service, and in each of its slices (what the EndpointSlice controller puts into one).
+pub(crate) const WIDE: u32 = 1_000;
+const WIDE_SLICE: u32 = 100;
+
 /// All that the initial lists of a source hold.
 pub(crate) fn initial(services: u32) -> Vec<Change> {
-    let slices = (0..services).map(|number| Object::EndpointSlice(slice(number, 0))).collect();
-    vec![
-        Change::Reset(Kind::Node, vec![Object::Node(node())]),
-        Change::Reset(Kind::Service, (0..services).map(|number| Object::Service(service(number))).collect()),
-        Change::Reset(Kind::EndpointSlice, slices),
-        Change::Reset(Kind::Endpoints, Vec::new()),
-    ]
+    lists((0..services).map(service), (0..services).map(|number| slice(number, 0)))
+}
+
+/// The same, but the Services from this number on have session affinity.
+pub(crate) fn initial_affine(services: u32, affine_from: u32) -> Vec<Change> {
+    let affinity = |number| (number >= affine_from).then_some(10_800);
+    let service = |number| Service { affinity_seconds: affinity(number), ..service(number) };
+    lists((0..services).map(service), (0..services).map(|number| slice(number, 0)))
+}
+
+/// One Service of many endpoints.
+pub(crate) fn initial_wide() -> Vec<Change> {
+    lists([service(0)], (0..WIDE / WIDE_SLICE).map(|number| wide_slice(number, 0)))
+}
+
+/// Each list once, as a source sends them first.
+fn lists(
+    services: impl IntoIterator<Item = Service>,
+    slices: impl IntoIterator<Item = EndpointSlice>,
+) -> Vec<Change> {
+    let mut objects = BTreeMap::from([
+        (Kind::Node, vec![Object::Node(node())]),
+        (Kind::Service, services.into_iter().map(Object::Service).collect()),
+        (Kind::EndpointSlice, slices.into_iter().map(Object::EndpointSlice).collect()),
+    ]);
+    Kind::ALL.map(|kind| Change::Reset(kind, objects.remove(&kind).unwrap_or_default())).into()
 }
 
 /// One endpoint of a Service is replaced by another, as when a pod is rescheduled; of each generation there is one.
 pub(crate) fn replaced_endpoint(number: u32, generation: u32) -> Change {
     Change::Apply(Object::EndpointSlice(slice(number, generation)))
+}
+
+/// One endpoint of the wide Service is replaced by another.
+pub(crate) fn replaced_wide_endpoint(generation: u32) -> Change {
+    let number = generation % (WIDE / WIDE_SLICE);
+    Change::Apply(Object::EndpointSlice(wide_slice(number, generation)))
+}
+
+/// The frontends of the Services of these numbers.
+pub(crate) fn frontends_of(numbers: Range<u32>) -> Vec<SocketAddr> {
+    numbers.map(|number| at(SERVICES + number, PORT)).collect()
 }
 
 /// The frontends, each once, in an order in which no two neighbours share a cache line of any map.
@@ -80,16 +116,30 @@ fn service(number: u32) -> Service {
 fn slice(number: u32, generation: u32) -> EndpointSlice {
     // The last endpoint's address moves through the six that the Service has left.
     let last = ENDPOINTS - 1 + generation % (16 - ENDPOINTS + 1);
-    let endpoints = (0..ENDPOINTS - 1).chain([last]).map(|endpoint| Endpoint {
-        address: at(PODS + number * 16 + endpoint, TARGET_PORT).ip(),
+    let pods = (0..ENDPOINTS - 1).chain([last]);
+    slice_of(number, "x2k9q", pods.map(|pod| (number * 16 + pod, number * ENDPOINTS + pod)))
+}
+
+/// A slice of the wide Service; its last endpoint is another in each generation.
+fn wide_slice(number: u32, generation: u32) -> EndpointSlice {
+    let first = number * WIDE_SLICE;
+    let last = WIDE * (1 + generation) + first;
+    let pods = (first..first + WIDE_SLICE - 1).chain([last]);
+    slice_of(0, &format!("wide-{number}"), pods.map(|pod| (pod % (1 << 22), pod)))
+}
+
+/// A slice of a Service, with its pods: the number of the address, and of the node.
+fn slice_of(service: u32, suffix: &str, pods: impl Iterator<Item = (u32, u32)>) -> EndpointSlice {
+    let endpoints = pods.map(|(address, node)| Endpoint {
+        address: at(PODS + address, TARGET_PORT).ip(),
         conditions: Conditions::default(),
-        node: Some(Arc::from(format!("node-{}", (number * ENDPOINTS + endpoint) % NODES))),
+        node: Some(Arc::from(format!("node-{}", node % NODES))),
         zone_hints: Vec::new(),
         node_hints: Vec::new(),
     });
     EndpointSlice {
-        name: ObjectName::new("bench", format!("{}-x2k9q", name(number))),
-        service: name(number).into(),
+        name: ObjectName::new("bench", format!("{}-{suffix}", name(service))),
+        service: name(service).into(),
         family: Family::V4,
         ports: vec![EndpointPort { name: "dns".into(), protocol: Protocol::Udp, port: TARGET_PORT }],
         endpoints: endpoints.collect(),

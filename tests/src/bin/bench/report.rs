@@ -1,9 +1,10 @@
 //! The results as Markdown: tables for the terminal, and the whole of `docs/benchmarks.md`.
 
 use crate::{
-    LARGE, Results, SMALL,
+    LARGE, MEDIUM, Results, SMALL,
+    changes::Single,
     connect::{Added, Figures},
-    objects::ENDPOINTS,
+    objects::{ENDPOINTS, WIDE},
     sockets::BATCH,
 };
 
@@ -27,7 +28,7 @@ pub(crate) fn tables(results: &Results) -> String {
 
 /// What must hold.
 fn goals(results: &Results) -> String {
-    let Results { small, large_hot, bulk, single, .. } = results;
+    let Results { small, large_hot, affinity, bulk, single, wide, unchanged, resident, .. } = results;
     // Each against the same call without programs: the machine may be slower in one of the two runs.
     let growth = ratio(&large_hot.again) / ratio(&small.again);
     let rows = [
@@ -47,9 +48,13 @@ fn goals(results: &Results) -> String {
             0,
         ),
         goal("`connect()` to a service among 50,000, against one among 10", growth, 1.1, "×", 2),
+        goal("session affinity: added to that", *affinity, 80.0, "ns", 0),
         goal("50,000 services × 10 endpoints, from objects to maps", bulk.total, 1000.0, "ms", 0),
         goal("of that, writing maps", bulk.writes, 150.0, "ms", 0),
         goal("one endpoint among 500,000, from event to store: 99th percentile", single.p99, 100.0, "µs", 1),
+        goal("one endpoint of a service with 1,000, the same", wide.p99, 1000.0, "µs", 1),
+        goal("10,000 services × 10 endpoints, all lists again, nothing changed", *unchanged, 300.0, "ms", 0),
+        goal("10,000 services × 10 endpoints, resident memory of the agent", *resident, 80.0, "MB", 0),
     ];
     format!("## Goals\n\n| | measured | goal | |\n|---|---:|---:|---|\n{}\n", rows.join("\n"))
 }
@@ -87,7 +92,7 @@ fn rows(what: &str, figures: &Figures) -> String {
 }
 
 fn row(what: &str, call: &str, added: &Added) -> String {
-    let Added { without, miss, hit } = added;
+    let Added { without, miss, hit, .. } = added;
     format!(
         "| {what} | {call} | {without:.0} ns | {miss:+.0} ns | {:.2}× | {hit:+.0} ns | {:.2}× |",
         (without + miss) / without,
@@ -96,15 +101,27 @@ fn row(what: &str, call: &str, added: &Added) -> String {
 }
 
 fn changes_table(results: &Results) -> String {
-    let Results { bulk, single, .. } = results;
+    let Results { bulk, single, wide, unchanged, .. } = results;
     format!(
         "## How fast the maps follow\n\n| {LARGE} services × {ENDPOINTS} endpoints | |\n|---|---:|\n\
          | from objects in memory to empty maps | {:.0} ms |\n\
-         | of that, inside the store's writes | {:.1} ms |\n\
-         | one endpoint replaced, from event to store: median | {:.1} µs |\n\
-         | 99th percentile | {:.1} µs |\n\
-         | the slowest of {} | {:.1} µs |\n",
-        bulk.total, bulk.writes, single.median, single.p99, single.changes, single.worst,
+         | of that, inside the store's writes | {:.1} ms |\n{}\n\n\
+         | one service × {WIDE} endpoints | |\n|---|---:|\n{}\n\n\
+         | {MEDIUM} services × {ENDPOINTS} endpoints | |\n|---|---:|\n\
+         | all lists again, nothing changed | {unchanged:.1} ms |\n",
+        bulk.total,
+        bulk.writes,
+        single_rows(single),
+        single_rows(wide),
+    )
+}
+
+fn single_rows(single: &Single) -> String {
+    let Single { median, p99, worst, changes } = single;
+    format!(
+        "| one endpoint replaced, from event to store: median | {median:.1} µs |\n\
+         | 99th percentile | {p99:.1} µs |\n\
+         | the slowest of {changes} | {worst:.1} µs |",
     )
 }
 
@@ -129,6 +146,12 @@ fn method() -> String {
          **Objects to maps.** The changes of the initial lists are made before the clock starts; it stops when the last map is written.\n\
          Maps are new each time. Writes are timed one by one inside, clock included.\n\n\
          **One endpoint.** An EndpointSlice of {ENDPOINTS} endpoints arrives in which one is replaced; the clock stops when the new set is\n\
-         in force. Freeing what is retired waits for a grace period and is not part of it, as in the agent.\n",
+         in force. Freeing what is retired waits for a grace period and is not part of it, as in the agent. Of the service\n\
+         with {WIDE} endpoints, one of its ten slices arrives.\n\n\
+         **Session affinity.** In one cluster, {SMALL} services with and {SMALL} without it; the figure is the median of the\n\
+         differences within each round, of one client that has a backend already.\n\n\
+         **Nothing changed.** All lists arrive again, as after a lost watch: the objects are compared, and nothing is written.\n\n\
+         **Memory.** `VmRSS` of `sockeye run` on a folder with the whole cluster, once it is ready; the mapped tables, as far as\n\
+         they are in use, are in it.\n",
     )
 }
