@@ -1,0 +1,61 @@
+"""Where Sockeye answers otherwise than kube-proxy (nftables mode), and why: rules for a run of both side by side.
+
+Each rule names what kube-proxy's clients see and what Sockeye's see; whatever no rule names is a defect. docs/conformance.md
+explains the differences at length.
+
+A rule is (id, kinds, test, reason). test(a, b, p) gets what the clients of kube-proxy (a) and of Sockeye (b) observed: b the
+backends reached ("passed": the connection left the node untouched), e the errors; and the probe p: client (pod, host, ext, rpod),
+front (clusterip nodeport external lb localhost otheraddr, wrongport: another port of such an address, stale: an address that no
+Service has any more, hcport: a health check node port), ip, port, proto and svc, the Service.
+"""
+import ipaddress
+
+NFT = ("nft", "sockeye")
+AT_THE_SOCKET = ("pod", "host")
+
+
+def spec(p):
+    return p["svc"]["spec"] if p["svc"] else {}
+
+
+def is_local(p):
+    """Whether a Local policy applies to the frontend for clients on the node."""
+    return p["front"] == "clusterip" and spec(p).get("internalTrafficPolicy") == "Local"
+
+
+def has_ranges(p):
+    family = ipaddress.ip_address(p["ip"]).version
+    ranges = [r.strip() for r in spec(p).get("loadBalancerSourceRanges", [])]
+    return any(ipaddress.ip_network(r, strict=False).version == family for r in ranges)
+
+
+RULES = [
+    ("refused-where-kube-proxy-drops: no local endpoint", NFT,
+     lambda a, b, p: p["client"] in AT_THE_SOCKET and is_local(p) and only(a, "timeout") and only(b, "refused"),
+     "a Local policy and endpoints on other nodes only: an error at once is more use to a client on the node than a time-out"),
+    ("refused-where-kube-proxy-drops: source ranges", NFT,
+     lambda a, b, p: p["client"] in AT_THE_SOCKET and p["front"] == "lb" and has_ranges(p) and only(a, "timeout") and only(b, "refused"),
+     "loadBalancerSourceRanges do not hold the client: at the socket nothing can be dropped, so the call fails"),
+    ("refused-where-kube-proxy-drops: no such Service", NFT,
+     lambda a, b, p: p["client"] in AT_THE_SOCKET and p["front"] in ("stale", "wrongport") and is_cluster_ip(p)
+     and only(a, "timeout") and only(b, "refused"),
+     "an address of a ServiceCIDR that no Service has: at the socket nothing can be dropped, so the call fails"),
+    ("passed-where-kube-proxy-drops: another proxy's Service", NFT,
+     lambda a, b, p: p["client"] in AT_THE_SOCKET and hidden(p) and is_cluster_ip(p) and only(a, "timeout") and only(b, "passed"),
+     "a Service with the label service-proxy-name belongs to another proxy, which must get the connection"),
+    ("served-at-localhost", NFT,
+     lambda a, b, p: p["front"] == "localhost" and p["client"] == "host" and only(a, "refused") and not b["e"] and b["b"] != ["passed"],
+     "node ports answer at 127.0.0.1 and ::1 too, TCP and UDP: at the socket this costs nothing and opens nothing to others"),
+    ("health-check-at-both-families", NFT,
+     lambda a, b, p: p["front"] == "hcport" and ":" in p["ip"] and only(a, "refused") and b["b"] != [] and b["e"] == [],
+     "healthCheckNodePort of an IPv4-only Service answers at the node's IPv6 address too: load balancers of dual-stack nodes ask there"),
+    ("hairpin-works-without-node-name", NFT,
+     lambda a, b, p: p["client"] == "pod" and p["proto"] != "http" and (a["e"] in (["timeout"], ["answer from another address"]))
+     and b["e"] == [] and is_pod_itself(set(b["b"]) - set(a["b"])) and set(a["b"]) <= set(b["b"]),
+     "a pod that reaches itself through a Service whose endpoint has no, or a wrong, nodeName: nothing is rewritten per packet, so "
+     "nothing has to be masqueraded; kube-proxy masquerades only endpoints of its own node, and the connection hangs"),
+]
+
+
+def is_pod_itself(backends):
+    return bool(backends) and all(x.startswith(("10.128.1.2:", "[fd00:10:128:1::2]:")) for x in backends)
