@@ -75,6 +75,17 @@ impl AffinityValue {
     pub const fn is_current(&self, now: u32, timeout: u32) -> bool {
         now.wrapping_sub(self.last_used) < timeout
     }
+
+    /// Notes another connection. Writes only what differs: many processors may share the cache line.
+    #[inline(always)]
+    pub const fn refresh(&mut self, slot: u32, now: u32) {
+        if self.slot != slot {
+            self.slot = slot;
+        }
+        if self.last_used != now {
+            self.last_used = now;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -24,8 +24,12 @@ pub trait Tables {
     fn service(&self, index: u32) -> Option<&ServiceRecord>;
     /// A slot; it does not change while a program that loaded a range with it runs.
     fn backend(&self, slot: u32) -> Option<&Backend>;
-    /// Which backend a client was given last.
-    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue>;
+    /// Lets `visit` read which backend a client was given last, and refresh it where it stands; none: never any.
+    fn visit_affinity<R>(
+        &self,
+        key: &AffinityKey,
+        visit: impl FnOnce(&mut AffinityValue) -> Option<R>,
+    ) -> Option<R>;
     /// Remembers which backend a client was given. Where it cannot, the next connection chooses anew.
     fn remember_affinity(&self, key: &AffinityKey, value: &AffinityValue);
     /// A number that is spread evenly over all 2³² values.
@@ -157,12 +161,12 @@ pub fn select<'a, T: Tables>(
         return draw(tables, found.record, range);
     }
     let key = AffinityKey::new(client(), found.record.service_id);
-    let selection = match affine(tables, found.record, range, settings, &key) {
-        Some(selection) => selection,
-        None => draw(tables, found.record, range)?,
-    };
-    let value =
-        AffinityValue { backend_id: selection.backend.id, slot: selection.slot, last_used: tables.seconds() };
+    let now = tables.seconds();
+    if let Some(selection) = affine(tables, found.record, range, settings, &key, now) {
+        return Ok(selection);
+    }
+    let selection = draw(tables, found.record, range)?;
+    let value = AffinityValue { backend_id: selection.backend.id, slot: selection.slot, last_used: now };
     tables.remember_affinity(&key, &value);
     Ok(selection)
 }
@@ -178,6 +182,8 @@ fn draw<'a, T: Tables>(tables: &'a T, record: &ServiceRecord, range: Range) -> R
 }
 
 /// The client's own, as long as its time has not run out and the backend is in the set that applies.
+///
+/// What is remembered is refreshed in place: replacing an element of a hash map costs more than all the rest of a decision.
 #[inline(always)]
 fn affine<'a, T: Tables>(
     tables: &'a T,
@@ -185,13 +191,16 @@ fn affine<'a, T: Tables>(
     range: Range,
     settings: Settings,
     key: &AffinityKey,
+    now: u32,
 ) -> Option<Selection<'a>> {
-    let value = tables.affinity(key)?;
-    if !value.is_current(tables.seconds(), settings.affinity_seconds) {
-        return None;
-    }
-    let (slot, backend) = locate(tables, range, value.backend_id, value.slot)?;
-    Some(Selection { slot, backend, service_id: record.service_id })
+    tables.visit_affinity(key, |value| {
+        if !value.is_current(now, settings.affinity_seconds) {
+            return None;
+        }
+        let (slot, backend) = locate(tables, range, value.backend_id, value.slot)?;
+        value.refresh(slot, now);
+        Some(Selection { slot, backend, service_id: record.service_id })
+    })
 }
 
 /// The backend that was chosen before, if it is still in the set that applies.

@@ -98,10 +98,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
-        // SAFETY: copied at once. An entry that is reused while it is copied names a backend that the caller then looks
-        // for in the set that applies.
-        unsafe { AFFINITY.get(key).copied() }
+    fn visit_affinity<R>(
+        &self,
+        key: &AffinityKey,
+        visit: impl FnOnce(&mut AffinityValue) -> Option<R>,
+    ) -> Option<R> {
+        let value = AFFINITY.get_ptr_mut(key)?;
+        // SAFETY: the kernel returned a pointer to an element of this size; it stays mapped while the program runs. An
+        // entry that is reused meanwhile names a backend that is then looked for in the set that applies; its new
+        // owner's time may be prolonged by this.
+        visit(unsafe { &mut *value })
     }
 
     #[inline(always)]

@@ -45,8 +45,12 @@ impl Tables for Fake {
     fn backend(&self, slot: u32) -> Option<&Backend> {
         self.backends.get(slot as usize)
     }
-    fn affinity(&self, key: &AffinityKey) -> Option<AffinityValue> {
-        self.affinity.borrow().get(key).copied()
+    fn visit_affinity<R>(
+        &self,
+        key: &AffinityKey,
+        visit: impl FnOnce(&mut AffinityValue) -> Option<R>,
+    ) -> Option<R> {
+        self.affinity.borrow_mut().get_mut(key).and_then(visit)
     }
     fn remember_affinity(&self, key: &AffinityKey, value: &AffinityValue) {
         self.affinity.borrow_mut().insert(*key, *value);
