@@ -17,11 +17,13 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
+use self::calls::{Call, Seen};
 use crate::{
     process::{Place, Process, program},
     wait,
 };
 
+pub mod calls;
 pub mod sockets;
 
 /// How an application talks.
@@ -112,6 +114,10 @@ pub enum Request {
     StartLoop(Vec<Target>),
     /// Stops, and gives the report.
     StopLoop,
+    /// Makes a system call on the socket of that number.
+    Call(u32, Call),
+    /// Closes the socket of that number. Gives no answer.
+    Drop(u32),
 }
 
 /// What a prober replies.
@@ -122,6 +128,8 @@ pub enum Response {
     Answers(Vec<Answer>),
     /// The report of a loop.
     Report(Report),
+    /// What a system call gave.
+    Seen(Seen),
     /// A request that made no sense.
     Refused(String),
 }
@@ -287,7 +295,7 @@ impl Prober {
         match self.exchange(request)? {
             Response::Answers(answers) => Ok(answers),
             Response::Refused(why) => Err(anyhow!(why)),
-            Response::Report(_) => bail!("a report in answer to {request:?}"),
+            other => bail!("{other:?} in answer to {request:?}"),
         }
     }
 
@@ -302,7 +310,7 @@ impl Prober {
         match self.exchange(&Request::StopLoop)? {
             Response::Report(report) => Ok(report),
             Response::Refused(why) => Err(anyhow!(why)),
-            Response::Answers(_) => bail!("answers instead of a report"),
+            other => bail!("{other:?} instead of a report"),
         }
     }
 

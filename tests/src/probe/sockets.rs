@@ -15,7 +15,7 @@ use std::{
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::{Answer, Failure, Kind, Reply, Report, Request, Response, Target, pattern};
+use super::{Answer, Failure, Kind, Reply, Report, Request, Response, Target, calls, pattern};
 
 /// Between two attempts of a loop: many enough to meet a gap, few enough to leave the processor to others.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -27,6 +27,7 @@ const KEPT_FAILURES: usize = 10;
 #[derive(Debug, Default)]
 pub struct Sockets {
     open: BTreeMap<u32, Conversation>,
+    called: BTreeMap<u32, Option<UdpSocket>>,
     running: Option<Loop>,
 }
 
@@ -63,6 +64,13 @@ impl Sockets {
                 Some(None) => Response::Refused("the loop panicked".to_owned()),
                 None => Response::Refused("no loop runs".to_owned()),
             },
+            Request::Call(id, call) => {
+                Response::Seen(calls::perform(self.called.entry(id).or_default(), &call))
+            }
+            Request::Drop(id) => {
+                self.called.remove(&id);
+                Response::Answers(Vec::new())
+            }
         }
     }
 }
@@ -81,7 +89,7 @@ impl<T> Named<T> for io::Result<T> {
     }
 }
 
-fn errno(error: &io::Error) -> String {
+pub(super) fn errno(error: &io::Error) -> String {
     match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, _) => "ETIMEDOUT".to_owned(),
         (_, Some(number)) => format!("{:?}", Errno::from_raw(number)),
