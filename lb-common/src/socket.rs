@@ -8,7 +8,8 @@ use crate::{address::SocketAddress, backend::BackendId};
 pub mod state {
     /// Nothing is translated on this socket now.
     pub const NONE: u32 = 0;
-    /// Connected through a service (TCP or connected UDP).
+    /// Connected through a service (TCP or connected UDP). Unconnected UDP too, after `connect()` to `AF_UNSPEC` and until the
+    /// next `sendto()`.
     pub const CONNECTED: u32 = 1;
     /// Unconnected UDP: the last service that the socket sent to.
     pub const DATAGRAM: u32 = 2;

@@ -2,13 +2,14 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use lb_common::{
+    address::SocketAddress,
     decide,
     frontend::FrontendKey,
     outcome::{Outcome, Reason},
     socket::{SocketState, state},
 };
 
-use super::{Family, client, protocol, set_socket_address, socket_address, source};
+use super::{Family, client, datagram, protocol, set_socket_address, socket_address, source};
 use crate::tables::{self, Maps};
 
 /// Sends a connection to a service to one of its backends.
@@ -20,7 +21,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
     let found = match decide::find(&Maps, &key, || source(ctx)) {
         Ok(found) => found,
         Err(reason) => {
-            forget(ctx);
+            forget(ctx, &frontend);
             return Err(reason);
         }
     };
@@ -42,10 +43,11 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
     if stored { Ok(Outcome::ConnectTranslated) } else { Err(Reason::NotStored) }
 }
 
-/// A socket that connects elsewhere now must not show the service that it was connected to before.
+/// A socket that connects elsewhere now must not show a service that it talked to before.
 #[inline(always)]
-fn forget(ctx: &SockAddrContext) {
+fn forget(ctx: &SockAddrContext, destination: &SocketAddress) {
     if let Some(socket) = tables::socket_state(ctx) {
         socket.state = state::NONE;
+        datagram::forget_spilled(ctx, socket, destination);
     }
 }

@@ -47,7 +47,12 @@ pub(crate) fn recvmsg<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
     let socket = tables::socket_state(ctx).ok_or(Reason::NothingToRestore)?;
     let backend = socket_address::<F>(ctx);
     let own = socket.state != state::NONE && same_peer(&socket.backend, &backend);
-    let elsewhere = if own { socket.flags & flags::SHARED } else { socket.flags & flags::SPILLED };
+    let elsewhere = match own {
+        // A connected socket hears its peer only, whomever else it has sent to.
+        true if socket.state == state::CONNECTED => 0,
+        true => socket.flags & flags::SHARED,
+        false => socket.flags & flags::SPILLED,
+    };
     if elsewhere != 0
         && let Some(spilled) = tables::datagram(&spill_key(ctx, &backend, direction::REVERSE))
     {
@@ -98,12 +103,40 @@ fn serves_another(ctx: &SockAddrContext, frontend: &SocketAddress, backend: &Soc
             .is_some_and(|spilled| !same_peer(&spilled.peer, frontend))
 }
 
+/// What the socket remembers, as `sendto()` finds it.
+///
+/// `connect()` to `AF_UNSPEC` runs no hook (`inet_dgram_connect()`): what it leaves is an unconnected socket's pair.
+#[inline(always)]
+fn socket_state(ctx: &SockAddrContext) -> Option<&mut SocketState> {
+    let socket = tables::socket_state(ctx)?;
+    if socket.state == state::CONNECTED && !is_connected(ctx) {
+        socket.state = state::DATAGRAM;
+        if socket.flags & flags::SPILLED != 0 {
+            socket.flags |= flags::SHARED;
+        }
+    }
+    Some(socket)
+}
+
+/// Whether a UDP socket has a peer.
+#[inline(always)]
+fn is_connected(ctx: &SockAddrContext) -> bool {
+    /// The kernel uses TCP's name for it (`include/net/tcp_states.h`).
+    const TCP_ESTABLISHED: u32 = 1;
+    // SAFETY: the kernel hands each program a valid context with a valid socket (since 5.3).
+    unsafe { (*super::raw(ctx).__bindgen_anon_1.sk).state == TCP_ESTABLISHED }
+}
+
 /// The backend that this socket has for the frontend, if it is still in the service's set.
 #[inline(always)]
 fn keep(ctx: &SockAddrContext, found: &Found<'_>, frontend: &SocketAddress) -> Option<SocketAddress> {
-    let socket = tables::socket_state(ctx)?;
+    let socket = socket_state(ctx)?;
     let service_id = found.record.service_id;
-    if socket.state == state::DATAGRAM && same_peer(&socket.frontend, frontend) {
+    if socket.state != state::NONE && same_peer(&socket.frontend, frontend) {
+        if socket.state == state::CONNECTED {
+            // Its peer, as for `send()`: the kernel would deliver no other backend's answer.
+            return Some(socket.backend);
+        }
         if socket.service_id != service_id {
             return None;
         }
@@ -122,8 +155,12 @@ fn keep(ctx: &SockAddrContext, found: &Found<'_>, frontend: &SocketAddress) -> O
         return None;
     }
     let selection = decide::reselect(&Maps, found, false, spilled.backend_id, spilled.slot)?;
+    let backend = selection.backend.socket_address();
+    if socket.state != state::NONE && same_peer(&socket.backend, &backend) {
+        socket.flags |= flags::SHARED;
+    }
     point_back(ctx, frontend, &selection);
-    Some(selection.backend.socket_address())
+    Some(backend)
 }
 
 /// Makes the socket remember which backend it has for the frontend.
@@ -204,13 +241,20 @@ fn point_back(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selec
     )
 }
 
-/// The application talks to a backend directly now: its answers must not show a service.
+/// The application talks to a backend directly now: its answers must not show a service. Of a connected socket, the
+/// backend it has stays the service that it is connected to.
 #[inline(always)]
 fn forget_direct(ctx: &SockAddrContext, destination: &SocketAddress) {
-    let Some(socket) = tables::socket_state(ctx) else { return };
+    let Some(socket) = socket_state(ctx) else { return };
     if socket.state == state::DATAGRAM && same_peer(&socket.backend, destination) {
         socket.state = state::NONE;
     }
+    forget_spilled(ctx, socket, destination);
+}
+
+/// Forgets the service that this peer was a backend of, beyond the first.
+#[inline(always)]
+pub(super) fn forget_spilled(ctx: &SockAddrContext, socket: &SocketState, destination: &SocketAddress) {
     if socket.flags & flags::SPILLED != 0 {
         tables::forget_datagram(&spill_key(ctx, destination, direction::REVERSE));
     }
