@@ -36,25 +36,25 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 /// TCP and connected UDP over IPv4.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    verdict::allow_or_refuse(&ctx, socket::connect::<V4>(&ctx))
+    verdict::allow_or_refuse(&ctx, socket::connect::<V4>(&ctx), socket::connect_closed::<V4>)
 }
 
 /// TCP and connected UDP over IPv6, v4-mapped destinations included.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    verdict::allow_or_refuse(&ctx, socket::connect::<V6>(&ctx))
+    verdict::allow_or_refuse(&ctx, socket::connect::<V6>(&ctx), socket::connect_closed::<V6>)
 }
 
 /// Datagrams with a destination of their own, over IPv4; from IPv6 sockets too, if the destination is v4-mapped.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    verdict::allow_or_refuse(&ctx, socket::sendmsg::<V4>(&ctx))
+    verdict::allow_or_refuse(&ctx, socket::sendmsg::<V4>(&ctx), socket::send_closed::<V4>)
 }
 
 /// Datagrams with a destination of their own, over IPv6.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    verdict::allow_or_refuse(&ctx, socket::sendmsg::<V6>(&ctx))
+    verdict::allow_or_refuse(&ctx, socket::sendmsg::<V6>(&ctx), socket::send_closed::<V6>)
 }
 
 /// The source that a reader of an IPv4 socket is told.

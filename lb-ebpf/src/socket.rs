@@ -4,6 +4,7 @@
 //! an address.
 
 mod bind;
+mod closed;
 mod connect;
 mod datagram;
 mod peer;
@@ -25,6 +26,7 @@ use lb_common::{
 
 pub(crate) use self::{
     bind::post_bind,
+    closed::{connect_closed, send_closed},
     connect::connect,
     datagram::{recvmsg, sendmsg},
     peer::getpeername,

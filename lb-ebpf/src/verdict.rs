@@ -7,6 +7,9 @@
 //! | translated in part: no port, no route, no hops left | – | – | dropped |
 //! | all others | the call goes on, untranslated | the call goes on, unchanged | to the stack, unchanged |
 //!
+//! A kernel without `bpf_set_retval` (before 5.18) gives a refused call EPERM. There, ECONNREFUSED comes from a closed port
+//! that the call is sent to (`socket::closed`); only `bind()` has no such way.
+//!
 //! Fail-open where the destination is not ours, fail-closed only where a service says so.
 
 use aya_ebpf::{
@@ -33,9 +36,13 @@ const EADDRINUSE: i32 = 98;
 const ALLOW: u32 = 1;
 const REFUSE: u32 = 0;
 
-/// For hooks that may refuse a call.
+/// For hooks that may refuse a call; `divert` sends it to a closed port instead, where the kernel cannot choose the error.
 #[inline(always)]
-pub(crate) fn allow_or_refuse(ctx: &SockAddrContext, end: Result<Outcome, Reason>) -> i32 {
+pub(crate) fn allow_or_refuse(
+    ctx: &SockAddrContext,
+    end: Result<Outcome, Reason>,
+    divert: impl Fn(&SockAddrContext),
+) -> i32 {
     let verdict = match end {
         Ok(outcome) => {
             count(outcome.number());
@@ -45,7 +52,14 @@ pub(crate) fn allow_or_refuse(ctx: &SockAddrContext, end: Result<Outcome, Reason
             count(reason.number());
             report_defect(ctx, reason);
             match reason {
-                Reason::NoBackends | Reason::NoLocalBackends | Reason::BrokenTables => refuse(ECONNREFUSED),
+                Reason::NoBackends | Reason::NoLocalBackends | Reason::BrokenTables => {
+                    if HAS_SET_RETVAL.load() == 0 {
+                        divert(ctx);
+                        ALLOW
+                    } else {
+                        refuse(ECONNREFUSED)
+                    }
+                }
                 Reason::NotAService
                 | Reason::OtherProtocol
                 | Reason::NothingToRestore

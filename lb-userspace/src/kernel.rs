@@ -71,6 +71,8 @@ pub struct KernelConfig {
     pub flows: u32,
     /// Filters of a clsact qdisc on devices, even where the kernel has tcx.
     pub clsact: bool,
+    /// Refuse by way of closed ports, even where the kernel has `bpf_set_retval`.
+    pub closed_ports: bool,
 }
 
 impl Default for KernelConfig {
@@ -88,6 +90,7 @@ impl Default for KernelConfig {
             datagrams: capacity::DATAGRAMS,
             flows: capacity::FLOWS,
             clsact: false,
+            closed_ports: false,
         }
     }
 }

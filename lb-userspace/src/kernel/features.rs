@@ -150,7 +150,7 @@ const PROBES: [Probe; 16] = [
     },
     Probe {
         name: SET_RETVAL,
-        purpose: "a service without endpoints refuses with ECONNREFUSED; without it with EPERM",
+        purpose: "choosing the error of a refused call; without it a closed port refuses connections, and bind() gets EPERM",
         since: "5.18",
         required: false,
         ask: || helper(BpfHelper::BPF_FUNC_set_retval),

@@ -73,7 +73,7 @@ pub(crate) fn load(
     pins: &Pins,
     kept: &[&'static str],
 ) -> Result<Ebpf, KernelError> {
-    let has_set_retval = u8::from(features.has(SET_RETVAL));
+    let has_set_retval = u8::from(features.has(SET_RETVAL) && !config.closed_ports);
     let mut loader = EbpfLoader::new();
     loader.override_global(globals::HAS_SET_RETVAL, &has_set_retval, true);
     for (name, size) in sizes(config) {

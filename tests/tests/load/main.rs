@@ -1,5 +1,6 @@
 //! Loading, attaching, pinning, replacing and removing what Sockeye has in the kernel.
 
+mod closed_ports;
 mod crash;
 mod devices;
 mod machine;
