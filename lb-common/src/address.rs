@@ -84,6 +84,14 @@ impl Address {
     pub const fn unspecified_of(&self) -> Self {
         Self::from_words([0, 0, if self.is_v4() { u32::from_be(0x0000_ffff) } else { 0 }, 0])
     }
+
+    /// Whether this is the unspecified address of either family.
+    #[inline(always)]
+    pub const fn is_unspecified(&self) -> bool {
+        let words = self.words();
+        let rest = words[0] | words[1] | words[3];
+        rest == 0 && (words[2] == 0 || words[2] == u32::from_be(0x0000_ffff))
+    }
 }
 
 impl From<IpAddr> for Address {

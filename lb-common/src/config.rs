@@ -31,13 +31,15 @@ pub mod maps {
     pub const CONFIG: &str = "CONFIG";
     /// Hash: interface index → [`Device`](super::Device).
     pub const DEVICES: &str = "DEVICES";
+    /// LPM trie: [`SourceKey`](crate::source::SourceKey) → [`SourceRange`](crate::source::SourceRange).
+    pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
     /// Hash: cookie of a network namespace → [`NamespaceAddresses`](crate::namespace::NamespaceAddresses).
     pub const NAMESPACES: &str = "NAMESPACES";
     /// Array of maps of one element: updating it waits until all running programs have ended.
     pub const GRACE: &str = "GRACE";
 
     /// All that are pinned.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         FRONTENDS,
         SERVICES,
         BACKENDS,
@@ -49,6 +51,7 @@ pub mod maps {
         OUTCOMES,
         CONFIG,
         DEVICES,
+        SOURCE_RANGES,
         NAMESPACES,
         GRACE,
     ];
@@ -157,6 +160,8 @@ pub mod capacity {
     pub const DATAGRAMS: u32 = 65_536;
     /// Entries of `DEVICES`.
     pub const DEVICES: u32 = 1_024;
+    /// Entries of `SOURCE_RANGES`: one for each source range of each service port. Memory is taken as they are used.
+    pub const SOURCE_RANGES: u32 = 65_536;
     /// Entries of `NAMESPACES`: one for each pod on the node.
     pub const NAMESPACES: u32 = 4_096;
     /// Entries of `FLOWS`: two for each connection.

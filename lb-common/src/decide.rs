@@ -12,6 +12,7 @@ use crate::{
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
     outcome::Reason,
     service::{Range, ServiceRecord, Set, Settings, flags},
+    source::SourceKey,
 };
 
 /// The look-ups of a decision.
@@ -24,6 +25,8 @@ pub trait Tables {
     fn service(&self, index: u32) -> Option<&ServiceRecord>;
     /// A slot; it does not change while a program that loaded a range with it runs.
     fn backend(&self, slot: u32) -> Option<&Backend>;
+    /// Whether a client is in one of a record's source ranges.
+    fn is_admitted(&self, key: &SourceKey) -> bool;
     /// Lets `visit` read which backend a client was given last, and refresh it where it stands; none: never any.
     fn visit_affinity<R>(
         &self,
@@ -143,6 +146,28 @@ pub fn is_node_port<T: Tables>(tables: &T, key: &FrontendKey) -> bool {
             || tables
                 .node_address(&key.address())
                 .is_some_and(|node_address| node_address.flags & node_address::NODE_PORTS != 0))
+}
+
+/// Whether the frontend admits the client: a load balancer's address may serve some sources only.
+///
+/// `source` is asked for only if it does.
+#[inline(always)]
+pub fn admit<T: Tables>(
+    tables: &T,
+    found: &Found<'_>,
+    source: impl Fn() -> Option<Address>,
+) -> Result<(), Reason> {
+    if found.entry.kind != FrontendKind::LoadBalancer as u8
+        || tables.settings(found.record).flags & flags::SOURCE_RANGES == 0
+    {
+        return Ok(());
+    }
+    let address = source().ok_or(Reason::SourceUnknown)?;
+    if tables.is_admitted(&SourceKey { record: found.entry.record, address }) {
+        Ok(())
+    } else {
+        Err(Reason::SourceNotAllowed)
+    }
 }
 
 /// Chooses a backend from the set that applies: the client's own with session affinity, else one at random.

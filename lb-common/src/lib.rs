@@ -32,6 +32,7 @@ pub mod namespace;
 pub mod outcome;
 pub mod service;
 pub mod socket;
+pub mod source;
 
 /// Declares that user space may copy these types to and from kernel maps.
 macro_rules! map_types {
@@ -67,4 +68,6 @@ map_types!(
     socket::DatagramKey,
     socket::DatagramValue,
     socket::SocketState,
+    source::SourceKey,
+    source::SourceRange,
 );

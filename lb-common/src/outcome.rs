@@ -73,6 +73,8 @@ numbered! {
         NoFlow = 32, "no_flow", "a TCP packet to a service that neither opens nor belongs to a known connection";
         Unanswered = 33, "unanswered", "no usable endpoint behind an address that is not the node's: dropped";
         NodePortTaken = 34, "node_port_taken", "a process of the host tried to bind a node port that is in use";
+        SourceNotAllowed = 35, "source_not_allowed", "the client is in none of the Service's loadBalancerSourceRanges";
+        SourceUnknown = 36, "source_unknown", "loadBalancerSourceRanges, and the client's address is not known";
     }
 }
 

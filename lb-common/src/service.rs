@@ -58,6 +58,8 @@ pub mod flags {
     pub const EXTERNAL_LOCAL: u32 = 1 << 1;
     /// A ready, or a serving and terminating, endpoint exists anywhere: with an empty set, drop instead of refuse.
     pub const ANY_ENDPOINTS: u32 = 1 << 2;
+    /// At load balancers' addresses only clients of the record's ranges in `SOURCE_RANGES` are admitted.
+    pub const SOURCE_RANGES: u32 = 1 << 3;
 }
 
 /// The policies of a service port; one aligned word, stored at once.

@@ -8,6 +8,7 @@ mod closed;
 mod connect;
 mod datagram;
 mod peer;
+mod sender;
 
 use aya_ebpf::{
     EbpfContext,
@@ -39,6 +40,8 @@ pub(crate) trait Family {
     fn address(ctx: &SockAddrContext) -> Address;
     /// Replaces it.
     fn set_address(ctx: &SockAddrContext, address: &Address);
+    /// The source that a datagram is to be sent from, in `sendmsg` alone; unspecified: the kernel will choose one.
+    fn message_source(ctx: &SockAddrContext) -> Address;
 }
 
 /// `user_ip4`.
@@ -57,6 +60,11 @@ impl Family for V4 {
     fn set_address(ctx: &SockAddrContext, address: &Address) {
         raw_mut(ctx).user_ip4 = address.v4_word();
     }
+
+    #[inline(always)]
+    fn message_source(ctx: &SockAddrContext) -> Address {
+        Address::from_v4_word(raw(ctx).msg_src_ip4)
+    }
 }
 
 impl Family for V6 {
@@ -74,6 +82,12 @@ impl Family for V6 {
         target[1] = words[1];
         target[2] = words[2];
         target[3] = words[3];
+    }
+
+    #[inline(always)]
+    fn message_source(ctx: &SockAddrContext) -> Address {
+        let words = &raw(ctx).msg_src_ip6;
+        Address::from_words([words[0], words[1], words[2], words[3]])
     }
 }
 

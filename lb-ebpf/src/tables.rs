@@ -4,7 +4,7 @@
 //! counters remember. `docs/maps.md` describes each map for operators.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, lpm_trie::Key},
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
     macros::btf_map,
     programs::SockAddrContext,
@@ -21,6 +21,7 @@ use lb_common::{
     outcome,
     service::ServiceRecord,
     socket::{DatagramKey, DatagramValue, SocketState},
+    source::{SourceKey, SourceRange},
 };
 
 /// `BPF_F_MMAPABLE`: the agent writes through a mapping, without system calls.
@@ -54,6 +55,9 @@ static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS as usize }> = LruHashM
 
 #[btf_map]
 static DEVICES: HashMap<u32, Device, { capacity::DEVICES as usize }> = HashMap::new();
+
+#[btf_map]
+static SOURCE_RANGES: LpmTrie<SourceKey, SourceRange, { capacity::SOURCE_RANGES as usize }> = LpmTrie::new();
 
 #[btf_map]
 static NAMESPACES: HashMap<u64, NamespaceAddresses, { capacity::NAMESPACES as usize }> = HashMap::new();
@@ -95,6 +99,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn backend(&self, slot: u32) -> Option<&Backend> {
         BACKENDS.get(slot)
+    }
+
+    #[inline(always)]
+    fn is_admitted(&self, key: &SourceKey) -> bool {
+        SOURCE_RANGES.get(&Key::new(SourceKey::BITS, *key)).is_some()
     }
 
     #[inline(always)]
@@ -214,6 +223,14 @@ pub(crate) fn add_flow(key: &FlowKey, flow: &Flow) -> bool {
 #[inline(always)]
 pub(crate) fn is_external(device: u32) -> bool {
     DEVICES.get_ptr(&device).is_some()
+}
+
+/// The addresses that the sockets of a network namespace connect from, if it is a pod's that is known.
+#[inline(always)]
+pub(crate) fn namespace_addresses(cookie: u64) -> Option<&'static NamespaceAddresses> {
+    // SAFETY: the kernel returned a pointer to an element of this size; it stays mapped while the program runs. An
+    // element that is reused meanwhile for another pod is one of a pod that is gone, with its sockets.
+    NAMESPACES.get_ptr(&cookie).map(|addresses| unsafe { &*addresses })
 }
 
 /// Nanoseconds of the monotonic clock.

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | the service has no backends | ECONNREFUSED | – | to the stack, which refuses; dropped if the address is not the node's |
 //! | no local backends, broken tables | ECONNREFUSED | – | dropped |
+//! | the client is not admitted, or not known | ECONNREFUSED | – | dropped |
 //! | translated in part: no port, no route, no hops left | – | – | dropped |
 //! | all others | the call goes on, untranslated | the call goes on, unchanged | to the stack, unchanged |
 //!
@@ -52,7 +53,11 @@ pub(crate) fn allow_or_refuse(
             count(reason.number());
             report_defect(ctx, reason);
             match reason {
-                Reason::NoBackends | Reason::NoLocalBackends | Reason::BrokenTables => {
+                Reason::NoBackends
+                | Reason::NoLocalBackends
+                | Reason::BrokenTables
+                | Reason::SourceNotAllowed
+                | Reason::SourceUnknown => {
                     if HAS_SET_RETVAL.load() == 0 {
                         divert(ctx);
                         ALLOW
@@ -114,6 +119,8 @@ pub(crate) fn pass_or_drop(ctx: &TcContext, end: Result<Step, Reason>) -> i32 {
                 // Only at node addresses: the stack refuses what comes to a closed port.
                 | Reason::NoBackends => TC_ACT_UNSPEC,
                 Reason::NoLocalBackends
+                | Reason::SourceNotAllowed
+                | Reason::SourceUnknown
                 | Reason::Unanswered
                 | Reason::BrokenTables
                 | Reason::PortsExhausted

@@ -22,8 +22,13 @@ use lb_userspace::{
     store::{Capacity, Store, StoreError, Tables, Write, fake::FakeStore},
 };
 
-const CAPACITY: Capacity =
-    Capacity { frontends: 131_072, services: 65_536, backends: 1_048_576, node_addresses: 1_024 };
+const CAPACITY: Capacity = Capacity {
+    frontends: 131_072,
+    services: 65_536,
+    backends: 1_048_576,
+    source_ranges: 65_536,
+    node_addresses: 1_024,
+};
 
 /// Changes of one service each.
 const CHANGES: u32 = 10_000;

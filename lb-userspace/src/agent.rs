@@ -299,6 +299,7 @@ pub(crate) fn kernel_config(instance: &Instance, datapath: &config::Datapath) ->
             frontends: capacities.frontends,
             services: capacities.services,
             backends: capacities.backends,
+            source_ranges: defaults.capacity.source_ranges,
             node_addresses: defaults.capacity.node_addresses,
         },
         flows: capacities.flows,

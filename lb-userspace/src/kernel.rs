@@ -85,6 +85,7 @@ impl Default for KernelConfig {
                 frontends: capacity::FRONTENDS,
                 services: capacity::SERVICES,
                 backends: capacity::BACKENDS,
+                source_ranges: capacity::SOURCE_RANGES,
                 node_addresses: capacity::NODE_ADDRESSES,
             },
             datagrams: capacity::DATAGRAMS,

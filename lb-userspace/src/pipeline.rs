@@ -329,6 +329,12 @@ fn no_room_text(no_room: NoRoom, actual: &Actual) -> String {
             actual.frontends(),
             capacity.frontends
         ),
+        NoRoom::SourceRanges(count) => format!(
+            "map {} has no room for {count} more ({} of {} entries are used)",
+            maps::SOURCE_RANGES,
+            actual.source_range_count(),
+            capacity.source_ranges
+        ),
         NoRoom::Numbers => "all numbers of service ports or backends have been given".to_owned(),
     }
 }

@@ -9,6 +9,8 @@
 //!   both sets, and where the local set has an endpoint the cluster set has one too ([`crate::resolve::categorize`]): so a
 //!   client on its way between policies meets the cluster set before, or the cluster set after, and is refused only if one
 //!   of the two states refuses it. The flag for "endpoints exist elsewhere" follows the same rule.
+//! * **Source ranges** are complete before the settings name them, and go after the settings have ceased to: on the way from
+//!   one list to another, the clients of both are admitted.
 //! * A frontend that another service port has won still leads here until that port writes it. Its clients must not see
 //!   this port's new sets: if those change, the port moves to **another record** and leaves the old one, unchanged, to the
 //!   frontends that wait.
@@ -22,6 +24,7 @@ use lb_common::{
     backend::Backend,
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
     service::{Range, ServiceRecord, Set, Settings},
+    source::SourcePrefix,
 };
 
 use self::actual::{Actual, Record};
@@ -40,6 +43,8 @@ pub struct Target<'a> {
     pub cluster: &'a [Backend],
     /// The set for policy `Local`, sorted by id. If it has a backend, `cluster` has one.
     pub local: &'a [Backend],
+    /// The clients that it admits at load balancers' addresses, sorted; they count if the settings say so.
+    pub source_ranges: &'a [SourcePrefix],
     /// The frontends that it has.
     pub frontends: &'a [(FrontendKey, FrontendKind)],
 }
@@ -64,6 +69,8 @@ pub enum NoRoom {
     Record,
     /// `FRONTENDS` has no room for so many more.
     Frontends(u32),
+    /// `SOURCE_RANGES` has no room for so many more.
+    SourceRanges(u32),
     /// All numbers of service ports or backends have been given.
     Numbers,
 }
@@ -76,6 +83,11 @@ impl NoRoom {
                 actual.slots().retired() != 0 && actual.slots().free() + actual.slots().retired() >= count
             }
             Self::Record => actual.records().retired().len() != 0,
+            Self::SourceRanges(count) => {
+                let unused =
+                    actual.unused_source_ranges().map(|(_, ranges)| ranges.len() as u32).sum::<u32>();
+                unused != 0 && actual.free_source_ranges() + unused >= count
+            }
             Self::Frontends(_) | Self::Numbers => false,
         }
     }
@@ -86,6 +98,9 @@ impl NoRoom {
             Self::Slots(count) => actual.slots().free() >= count || self.is_helped_by_grace(actual),
             Self::Record => actual.records().free() != 0 || self.is_helped_by_grace(actual),
             Self::Frontends(count) => actual.capacity().frontends - actual.frontends() >= count,
+            Self::SourceRanges(count) => {
+                actual.free_source_ranges() >= count || self.is_helped_by_grace(actual)
+            }
             Self::Numbers => false,
         }
     }
@@ -101,7 +116,7 @@ pub fn plan(target: &Target<'_>, current: Option<u32>, actual: &mut Actual) -> R
     }
     let known = current.and_then(|index| Some((index, actual.record(index)?)));
     let (record, writes, reserved) = match known {
-        Some((index, record)) if !must_move(target, record, actual) => {
+        Some((index, record)) if !must_move(target, index, record, actual) => {
             let present = Present { settings: record.settings, cluster: record.cluster, local: record.local };
             change_in_place(target, index, present, actual)?
         }
@@ -115,10 +130,11 @@ pub fn plan(target: &Target<'_>, current: Option<u32>, actual: &mut Actual) -> R
 type Change = (u32, Vec<Write>, Vec<Range>);
 
 /// Whether the record has to change while frontends lead to it that are no longer this port's.
-fn must_move(target: &Target<'_>, record: &Record, actual: &Actual) -> bool {
+fn must_move(target: &Target<'_>, index: u32, record: &Record, actual: &Actual) -> bool {
     let is_unchanged = record.settings == target.settings
         && actual.set(record.cluster) == target.cluster
-        && actual.set(record.local) == target.local;
+        && actual.set(record.local) == target.local
+        && actual.source_ranges(index).iter().eq(target.source_ranges);
     let is_own = |key: &FrontendKey| target.frontends.iter().any(|(own, _)| own == key);
     !is_unchanged && !record.frontends.iter().all(is_own)
 }
@@ -137,11 +153,13 @@ fn change_in_place(
     record: Present,
     actual: &mut Actual,
 ) -> Result<Change, NoRoom> {
+    let SourceRanges { coming, going } = source_ranges(target, index, actual)?;
     let mut sets =
         Sets { target, present: vec![record.cluster, record.local], writes: Vec::new(), new: Vec::new() };
     let cluster = sets.place(target.cluster, record.cluster, actual)?;
     let local = sets.place(target.local, record.local, actual)?;
     let Sets { mut writes, new, .. } = sets;
+    writes.extend(coming);
     let changes_ranges = (cluster, local) != (record.cluster, record.local);
     let kept_flags = record.settings.flags & target.settings.flags;
     let mut settings = record.settings;
@@ -154,9 +172,11 @@ fn change_in_place(
             writes.push(Write::Range { index, set, range });
         }
     }
+    writes.extend(unfiltered_frontends(target, index, actual));
     if settings != target.settings {
         writes.push(Write::Settings { index, settings: target.settings });
     }
+    writes.extend(going);
     Ok((index, writes, new))
 }
 
@@ -168,10 +188,39 @@ fn fill_new_record(target: &Target<'_>, actual: &mut Actual) -> Result<Change, N
         sets.give_back(actual);
         return Err(NoRoom::Record);
     };
+    // What stands at a free record are the left-overs of a plan that failed.
+    let SourceRanges { coming, going } = match source_ranges(target, index, actual) {
+        Ok(changes) => changes,
+        Err(no_room) => {
+            sets.give_back(actual);
+            actual.give_back_record(index);
+            return Err(no_room);
+        }
+    };
     let Sets { mut writes, new, .. } = sets;
+    writes.extend(coming.into_iter().chain(going));
     let record = ServiceRecord::new(target.service_id, target.settings, cluster, local);
     writes.push(Write::Record { index, record });
     Ok((index, writes, new))
+}
+
+/// The writes between the source ranges of a record and those that it should have.
+struct SourceRanges {
+    coming: Vec<Write>,
+    going: Vec<Write>,
+}
+
+fn source_ranges(target: &Target<'_>, record: u32, actual: &Actual) -> Result<SourceRanges, NoRoom> {
+    let present = actual.source_ranges(record);
+    let coming = target.source_ranges.iter().filter(|prefix| !present.contains(prefix));
+    let coming: Vec<_> = coming.map(|prefix| Write::PutSourceRange { record, prefix: *prefix }).collect();
+    let count = coming.len() as u32;
+    if count > actual.free_source_ranges() {
+        return Err(NoRoom::SourceRanges(count));
+    }
+    let going = present.iter().filter(|prefix| target.source_ranges.binary_search(prefix).is_err());
+    let going = going.map(|prefix| Write::DeleteSourceRange { record, prefix: *prefix }).collect();
+    Ok(SourceRanges { coming, going })
 }
 
 /// Finds or makes a place for each set of a record.
@@ -216,12 +265,27 @@ impl Sets<'_> {
     }
 }
 
+/// The frontends that were a load balancer's and are external addresses now: the settings may name source ranges next,
+/// which do not hold there. Both kinds follow the same traffic policy.
+fn unfiltered_frontends(target: &Target<'_>, record: u32, actual: &Actual) -> Vec<Write> {
+    let was_filtered = |key: &FrontendKey| {
+        let before = FrontendEntry::new(key, FrontendKind::LoadBalancer, record);
+        actual.frontend(key) == Some(before)
+    };
+    let unfiltered =
+        target.frontends.iter().filter(|(key, kind)| *kind == FrontendKind::ExternalIp && was_filtered(key));
+    unfiltered
+        .map(|(key, kind)| Write::PutFrontend { key: *key, entry: FrontendEntry::new(key, *kind, record) })
+        .collect()
+}
+
 /// The frontends of the port that do not lead to its record yet.
 fn lead_frontends_to(plan: &mut Plan, target: &Target<'_>, actual: &Actual) {
     for (key, kind) in target.frontends {
         let entry = FrontendEntry::new(key, *kind, plan.record);
-        if actual.frontend(key) != Some(entry) {
-            plan.writes.push(Write::PutFrontend { key: *key, entry });
+        let write = Write::PutFrontend { key: *key, entry };
+        if actual.frontend(key) != Some(entry) && !plan.writes.contains(&write) {
+            plan.writes.push(write);
         }
     }
 }

@@ -8,15 +8,18 @@ pub mod endpoints;
 pub mod frontends;
 pub mod node_addresses;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use lb_common::service::{Settings, flags};
+use lb_common::{
+    service::{Settings, flags},
+    source::SourcePrefix,
+};
 
 pub use self::{
     endpoints::{EndpointState, ResolvedEndpoint, Verdict},
     frontends::{PortSpec, Skip},
 };
-use crate::model::{EndpointSlice, Problem, Service, TrafficPolicy};
+use crate::model::{EndpointSlice, Family, Problem, Service, TrafficPolicy};
 
 /// What resolving depends on besides the objects of one Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct ResolvedPort<'a> {
     pub spec: PortSpec,
     /// Its policies.
     pub settings: Settings,
+    /// The clients that it admits at load balancers' addresses, sorted, each once; none: all.
+    pub source_ranges: Vec<SourcePrefix>,
     /// Its endpoints, used or not, sorted by address.
     pub endpoints: Vec<ResolvedEndpoint<'a>>,
 }
@@ -60,7 +65,9 @@ pub fn resolve<'a>(service: &Service, slices: &'a [EndpointSlice], context: &Con
     };
     let resolved = specs.into_iter().map(|spec| {
         let endpoints = endpoints::resolve(&spec, slices, context, &mut problems);
-        ResolvedPort { settings: settings(service, &endpoints), spec, endpoints }
+        let source_ranges = source_ranges(service, spec.family);
+        let settings = settings(service, &source_ranges, &endpoints);
+        ResolvedPort { spec, settings, source_ranges, endpoints }
     });
     let ports = resolved.collect();
     problems.sort();
@@ -68,13 +75,26 @@ pub fn resolve<'a>(service: &Service, slices: &'a [EndpointSlice], context: &Con
     Resolved { skipped, ports, problems }
 }
 
-/// The policies of a service port with these endpoints.
-pub fn settings(service: &Service, endpoints: &[ResolvedEndpoint<'_>]) -> Settings {
+/// The source ranges of one family. Where all are of the other one, clients of this one are not filtered, as in
+/// kube-proxy.
+pub fn source_ranges(service: &Service, family: Family) -> Vec<SourcePrefix> {
+    let of_family = service.source_ranges.iter().filter(|range| Family::of(&range.addr()) == family);
+    let prefixes = of_family.map(|range| SourcePrefix::of(range.addr(), range.prefix_len()));
+    prefixes.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The policies of a service port with these source ranges and endpoints.
+pub fn settings(
+    service: &Service,
+    source_ranges: &[SourcePrefix],
+    endpoints: &[ResolvedEndpoint<'_>],
+) -> Settings {
     let policy = |policy, flag| if policy == TrafficPolicy::Local { flag } else { 0 };
     let any = if endpoints.iter().any(ResolvedEndpoint::is_usable) { flags::ANY_ENDPOINTS } else { 0 };
     Settings {
         flags: policy(service.internal_policy, flags::INTERNAL_LOCAL)
             | policy(service.external_policy, flags::EXTERNAL_LOCAL)
+            | if source_ranges.is_empty() { 0 } else { flags::SOURCE_RANGES }
             | any,
         affinity_seconds: service.affinity_seconds.unwrap_or(0),
     }

@@ -6,7 +6,7 @@ pub mod fake;
 pub mod faulty;
 pub mod kernel;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
     address::Address,
@@ -14,6 +14,7 @@ use lb_common::{
     config::NodeAddress,
     frontend::{FrontendEntry, FrontendKey},
     service::{Range, ServiceRecord, Set, Settings},
+    source::SourcePrefix,
 };
 
 /// One write. Each is idempotent, and each is atomic for the programs that read.
@@ -61,6 +62,20 @@ pub enum Write {
         /// The frontend.
         key: FrontendKey,
     },
+    /// Adds a source range to a record's; one that is there is fine.
+    PutSourceRange {
+        /// Index in `SERVICES`.
+        record: u32,
+        /// The range.
+        prefix: SourcePrefix,
+    },
+    /// Removes a source range of a record; one that is not there is fine.
+    DeleteSourceRange {
+        /// Index in `SERVICES`.
+        record: u32,
+        /// The range.
+        prefix: SourcePrefix,
+    },
     /// Makes an address one of the node's.
     PutNodeAddress {
         /// The address.
@@ -86,6 +101,8 @@ pub struct Tables {
     pub services: BTreeMap<u32, ServiceRecord>,
     /// The slots of `BACKENDS` that a range of these records leads to.
     pub backends: BTreeMap<u32, Backend>,
+    /// `SOURCE_RANGES`, by record; none is empty.
+    pub source_ranges: BTreeMap<u32, BTreeSet<SourcePrefix>>,
     /// `NODE_ADDRESSES`.
     pub node_addresses: BTreeMap<Address, NodeAddress>,
 }
@@ -99,6 +116,8 @@ pub struct Capacity {
     pub services: u32,
     /// Elements of `BACKENDS`.
     pub backends: u32,
+    /// Entries of `SOURCE_RANGES`.
+    pub source_ranges: u32,
     /// Entries of `NODE_ADDRESSES`.
     pub node_addresses: u32,
 }

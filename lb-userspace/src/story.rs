@@ -5,7 +5,7 @@
 //!
 //! | step | content | meaning |
 //! |---|---|---|
-//! | `settings` | `key: value` lines | first step only: `node-port-addresses`, `external-ips`, and the map sizes `frontends`, `services`, `backends`, `node-addresses` |
+//! | `settings` | `key: value` lines | first step only: `node-port-addresses`, `external-ips`, and the map sizes `frontends`, `services`, `backends`, `source-ranges`, `node-addresses` |
 //! | `interfaces` | addresses | the addresses of the node's interfaces |
 //! | `apply` | manifests | these objects appear or change |
 //! | `delete` | manifests | these objects go |
@@ -40,7 +40,8 @@ use crate::{
 const NODE: &str = "node-1";
 
 /// Map sizes unless a story says otherwise.
-const CAPACITY: Capacity = Capacity { frontends: 64, services: 64, backends: 256, node_addresses: 16 };
+const CAPACITY: Capacity =
+    Capacity { frontends: 64, services: 64, backends: 256, source_ranges: 64, node_addresses: 16 };
 
 /// Syncs after which a story gives up: a store that fails now and then must let it through.
 const MAX_SYNCS: usize = 1_000;
@@ -235,6 +236,7 @@ impl Story {
             "frontends" => self.capacity.frontends = number()?,
             "services" => self.capacity.services = number()?,
             "backends" => self.capacity.backends = number()?,
+            "source-ranges" => self.capacity.source_ranges = number()?,
             "node-addresses" => self.capacity.node_addresses = number()?,
             other => return Err(format!("\"{other}\" is no setting")),
         }

@@ -12,8 +12,13 @@ use lb_userspace::{
 };
 use serde_json::{Value, json};
 
-const CAPACITY: Capacity =
-    Capacity { frontends: 1 << 16, services: 1 << 15, backends: 1 << 17, node_addresses: 16 };
+const CAPACITY: Capacity = Capacity {
+    frontends: 1 << 16,
+    services: 1 << 15,
+    backends: 1 << 17,
+    source_ranges: 1 << 10,
+    node_addresses: 16,
+};
 
 /// What each test may take, in a build without optimisation on a busy machine.
 const BOUND: Duration = Duration::from_secs(20);

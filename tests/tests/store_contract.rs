@@ -1,7 +1,7 @@
 //! The contract of `Store`, on the kernel's maps: what is written is read back, and nothing else changes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     thread,
@@ -17,6 +17,7 @@ use lb_common::{
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
     namespace::NamespaceAddresses,
     service::{Range, ServiceRecord, Set, Settings, flags},
+    source::SourcePrefix,
 };
 use lb_tests::{bpffs::Bpffs, cgroup::Cgroup, wait};
 use lb_userspace::{
@@ -32,7 +33,8 @@ struct Maps {
     _bpffs: Bpffs,
 }
 
-const CAPACITY: Capacity = Capacity { frontends: 64, services: 16, backends: 100, node_addresses: 8 };
+const CAPACITY: Capacity =
+    Capacity { frontends: 64, services: 16, backends: 100, source_ranges: 4, node_addresses: 8 };
 
 impl Maps {
     fn new(capacity: Capacity) -> Result<Self> {
@@ -64,6 +66,15 @@ fn backend(number: u32) -> Backend {
     Backend { address, port: Port::new(8080), flags: 0, id: number }
 }
 
+/// The first `bits` bits of an address that no shorter prefix of it is equal to.
+fn range(bits: u8) -> SourcePrefix {
+    SourcePrefix::of([255, 255, 255, 255].into(), bits)
+}
+
+fn put_range(record: u32, bits: u8) -> Write {
+    Write::PutSourceRange { record, prefix: range(bits) }
+}
+
 fn apply(store: &mut KernelStore, writes: &[Write]) -> Result<()> {
     writes.iter().try_for_each(|write| store.apply(write).with_context(|| format!("{write:?}")))
 }
@@ -89,6 +100,9 @@ fn every_write_is_read_back() -> Result<()> {
             frontend(1, 15),
             frontend(2, 15),
             Write::PutNodeAddress { address: node, value },
+            put_range(15, 24),
+            put_range(15, 16),
+            put_range(3, 24),
         ],
     )?;
     let tables = store.read()?;
@@ -98,6 +112,8 @@ fn every_write_is_read_back() -> Result<()> {
     assert_eq!(tables.frontends.keys().copied().collect::<Vec<_>>(), [key(1), key(2)]);
     assert_eq!(tables.frontends[&key(1)], FrontendEntry::new(&key(1), FrontendKind::ClusterIp, 15));
     assert_eq!(tables.node_addresses.into_iter().collect::<Vec<_>>(), [(node, value)]);
+    let ranges = [(3, BTreeSet::from([range(24)])), (15, BTreeSet::from([range(16), range(24)]))];
+    assert_eq!(tables.source_ranges, BTreeMap::from(ranges));
 
     let changed = Settings { flags: flags::EXTERNAL_LOCAL, affinity_seconds: 0 };
     apply(
@@ -109,6 +125,8 @@ fn every_write_is_read_back() -> Result<()> {
             frontend(2, 3),
             Write::DeleteFrontend { key: key(1) },
             Write::DeleteNodeAddress { address: node },
+            Write::DeleteSourceRange { record: 15, prefix: range(16) },
+            Write::DeleteSourceRange { record: 3, prefix: range(24) },
         ],
     )?;
     let tables = store.read()?;
@@ -120,6 +138,7 @@ fn every_write_is_read_back() -> Result<()> {
         [(key(2), 3)]
     );
     assert_eq!(tables.node_addresses.len(), 0);
+    assert_eq!(tables.source_ranges, BTreeMap::from([(15, BTreeSet::from([range(24)]))]));
 
     apply(store, &[Write::Record { index: 15, record: ServiceRecord::default() }])?;
     assert_eq!(store.read()?.services.len(), 0);
@@ -132,6 +151,9 @@ fn deleting_what_is_not_there_is_fine() -> Result<()> {
     let writes = [
         Write::DeleteFrontend { key: key(1) },
         Write::DeleteNodeAddress { address: Address::UNSPECIFIED },
+        Write::DeleteSourceRange { record: 1, prefix: range(24) },
+        put_range(1, 8),
+        Write::DeleteSourceRange { record: 1, prefix: range(24) },
         frontend(1, 1),
         Write::DeleteFrontend { key: key(1) },
         Write::DeleteFrontend { key: key(1) },
@@ -155,6 +177,14 @@ fn a_full_map_keeps_what_it_has_and_takes_more_once_there_is_room() -> Result<()
     let after = store.read()?.frontends;
     assert_eq!(after[&key(5)].record, 50);
     assert!(after.contains_key(&key(1_000)) && !after.contains_key(&key(6)));
+
+    for bits in 1..=4 {
+        apply(store, &[put_range(7, bits), put_range(7, bits)])?;
+    }
+    let refused = store.apply(&put_range(7, 5));
+    assert!(matches!(refused, Err(StoreError::Full { map: maps::SOURCE_RANGES })), "{refused:?}");
+    apply(store, &[Write::DeleteSourceRange { record: 7, prefix: range(1) }, put_range(7, 5)])?;
+    assert_eq!(store.read()?.source_ranges[&7], BTreeSet::from([2, 3, 4, 5].map(range)));
 
     let value = NodeAddress { flags: 0 };
     let address = |last| Address::from_v4_bytes([172, 18, 0, last]);
@@ -220,7 +250,13 @@ fn a_grace_period_ends_after_the_programs_that_were_running() -> Result<()> {
 
 #[test]
 fn a_large_cluster_is_written_fast() -> Result<()> {
-    let capacity = Capacity { frontends: 65_536, services: 50_000, backends: 500_000, node_addresses: 8 };
+    let capacity = Capacity {
+        frontends: 65_536,
+        services: 50_000,
+        backends: 500_000,
+        source_ranges: 8,
+        node_addresses: 8,
+    };
     let mut maps = Maps::new(capacity)?;
     let store = &mut maps.store;
     let slots: Vec<Backend> = (0..500_000).map(backend).collect();

@@ -11,7 +11,10 @@ use std::{collections::BTreeMap, vec, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::address::{Port, Protocol};
+use crate::{
+    address::{Port, Protocol},
+    source::SourcePrefix,
+};
 
 #[derive(Default)]
 struct Fake {
@@ -19,6 +22,7 @@ struct Fake {
     node_addresses: BTreeMap<Address, NodeAddress>,
     services: Vec<ServiceRecord>,
     backends: Vec<Backend>,
+    source_ranges: Vec<(u32, SourcePrefix)>,
     affinity: RefCell<BTreeMap<AffinityKey, AffinityValue>>,
     random: Cell<u32>,
     seconds: Cell<u32>,
@@ -44,6 +48,10 @@ impl Tables for Fake {
     }
     fn backend(&self, slot: u32) -> Option<&Backend> {
         self.backends.get(slot as usize)
+    }
+    fn is_admitted(&self, key: &SourceKey) -> bool {
+        let is_in = |prefix: &SourcePrefix| SourcePrefix::new(key.address, prefix.bits()) == *prefix;
+        self.source_ranges.iter().any(|(record, prefix)| *record == key.record && is_in(prefix))
     }
     fn visit_affinity<R>(
         &self,
@@ -220,6 +228,46 @@ fn a_frontend_at_a_node_address_wins_over_the_node_port() {
     let node_port = key("0.0.0.0", 30080);
     fake.frontends.insert(node_port, FrontendEntry::new(&node_port, FrontendKind::NodePort, 1));
     assert_eq!(fake.choose(&key("172.18.0.2", 30080), Source::Pod), Ok(0));
+}
+
+#[test]
+fn source_ranges_hold_at_load_balancers_addresses_alone() {
+    let (inside, outside) = (Some(address("203.0.113.7")), Some(address("203.0.114.7")));
+    let filtered = flags::SOURCE_RANGES;
+    let cases = [
+        (FrontendKind::LoadBalancer, filtered, inside, Ok(())),
+        (FrontendKind::LoadBalancer, filtered, outside, Err(Reason::SourceNotAllowed)),
+        (FrontendKind::LoadBalancer, filtered, None, Err(Reason::SourceUnknown)),
+        (FrontendKind::LoadBalancer, filtered, Some(address("2001:db8::1")), Err(Reason::SourceNotAllowed)),
+        (FrontendKind::LoadBalancer, flags::EXTERNAL_LOCAL, outside, Ok(())),
+        (FrontendKind::ClusterIp, filtered, outside, Ok(())),
+        (FrontendKind::NodePort, filtered, outside, Ok(())),
+        (FrontendKind::ExternalIp, filtered, None, Ok(())),
+    ];
+    for (kind, flags, client, expected) in cases {
+        let frontend = key("192.0.2.10", 443);
+        let mut fake = Fake::with(frontend, kind, Settings { flags, affinity_seconds: 0 });
+        let range = SourcePrefix::of(IpAddr::from([203, 0, 113, 0]), 24);
+        // Another record's range admits nobody here.
+        let others = SourcePrefix::of(IpAddr::from([0, 0, 0, 0]), 0);
+        fake.source_ranges = vec![(0, range), (1, others)];
+        let entry = fake.frontends[&frontend];
+        let found = Found { entry, record: &fake.services[0] };
+        assert_eq!(admit(&fake, &found, || client), expected, "{kind:?} flags {flags} from {client:?}");
+    }
+}
+
+#[test]
+fn the_client_is_asked_for_only_where_there_are_ranges() {
+    let frontend = key("192.0.2.10", 443);
+    let fake = Fake::with(frontend, FrontendKind::LoadBalancer, Settings::default());
+    let found = Found { entry: fake.frontends[&frontend], record: &fake.services[0] };
+    let asked = Cell::new(false);
+    let admitted = admit(&fake, &found, || {
+        asked.set(true);
+        None
+    });
+    assert_eq!((admitted, asked.get()), (Ok(()), false));
 }
 
 /// A service with ten backends whose clients stay with theirs for ten seconds.

@@ -26,6 +26,7 @@ pub(super) fn open(ctx: &TcContext, packet: &Packet) -> Result<Flow, Reason> {
     if packet.protocol == Protocol::Tcp && !packet.is_syn() {
         return Err(Reason::NoFlow);
     }
+    decide::admit(&Maps, &found, || Some(packet.source.address))?;
     let selection = decide::select(&Maps, &found, true, || Client::Address(packet.source.address));
     let selection = selection.map_err(|reason| match reason {
         // The stack refuses what comes to a closed port of the node itself; for other addresses it would look for a
@@ -100,8 +101,7 @@ fn claim(key: &FlowKey, reverse: &Flow, protocol: Protocol, now: u64) -> bool {
 #[inline(always)]
 fn node_address(config: &Config, v4: bool) -> Result<Address, Reason> {
     let address = if v4 { config.node_v4 } else { config.node_v6 };
-    let words = address.words();
-    if words[0] | words[1] | words[3] == 0 { Err(Reason::NoNodeAddress) } else { Ok(address) }
+    if address.is_unspecified() { Err(Reason::NoNodeAddress) } else { Ok(address) }
 }
 
 /// A port of the configured range, evenly spread.

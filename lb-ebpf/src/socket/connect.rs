@@ -9,7 +9,11 @@ use lb_common::{
     socket::{SocketState, state},
 };
 
-use super::{Family, client, datagram, protocol, set_socket_address, socket_address, source};
+use super::{
+    Family, client, datagram, protocol,
+    sender::{bound_address, sender},
+    set_socket_address, socket_address, source,
+};
 use crate::tables::{self, Maps};
 
 /// Sends a connection to a service to one of its backends.
@@ -25,6 +29,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
             return Err(reason);
         }
     };
+    decide::admit(&Maps, &found, || sender(ctx, &bound_address(ctx, &frontend.address), &frontend.address))?;
     let selection = decide::select(&Maps, &found, false, || client(ctx))?;
     let backend = selection.backend.socket_address();
     let stored = tables::remember(

@@ -13,7 +13,7 @@ use lb_common::{
     socket::{DatagramKey, DatagramValue, SocketState, direction, flags, state},
 };
 
-use super::{Family, client, protocol, set_socket_address, socket_address, source};
+use super::{Family, client, protocol, sender::sender, set_socket_address, socket_address, source};
 use crate::tables::{self, Maps};
 
 /// Sends a datagram for a service to the socket's backend of that service.
@@ -31,6 +31,7 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
             return Err(reason);
         }
     };
+    decide::admit(&Maps, &found, || sender(ctx, &F::message_source(ctx), &frontend.address))?;
     if let Some(kept) = keep(ctx, &found, &frontend) {
         set_socket_address::<F>(ctx, &kept);
         return Ok(Outcome::DatagramKept);

@@ -143,7 +143,7 @@ const PROBES: [Probe; 16] = [
     },
     Probe {
         name: "SO_NETNS_COOKIE",
-        purpose: "knowing the host's network namespace; without it node ports do not answer at loopback addresses",
+        purpose: "knowing the host's and the pods' network namespaces; without it node ports do not answer at loopback addresses, and Services with source ranges refuse unbound sockets",
         since: "5.14",
         required: false,
         ask: netns_cookie_option,

@@ -4,7 +4,7 @@
 //! counters remember, and the pods' addresses) are kept one by one, so that a change of capacity ends no connection. Nothing of another layout
 //! is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     Ebpf,
@@ -23,10 +23,11 @@ use crate::store::{
 };
 
 /// The maps that are kept or replaced together.
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 8] = [
     maps::FRONTENDS,
     maps::SERVICES,
     maps::BACKENDS,
+    maps::SOURCE_RANGES,
     maps::NODE_ADDRESSES,
     maps::CONFIG,
     maps::DEVICES,
@@ -101,7 +102,9 @@ pub(crate) fn copy_tables(pins: &Pins, store: &mut KernelStore) -> Result<bool, 
 fn fits(tables: &Tables, store: &KernelStore) -> bool {
     let capacity = store.capacity();
     let last = |key: Option<u32>| key.map_or(0, |index| index.saturating_add(1));
+    let source_ranges: usize = tables.source_ranges.values().map(BTreeSet::len).sum();
     tables.frontends.len() <= capacity.frontends as usize
+        && source_ranges <= capacity.source_ranges as usize
         && tables.node_addresses.len() <= capacity.node_addresses as usize
         && last(tables.services.keys().next_back().copied()) <= capacity.services
         && last(tables.backends.keys().next_back().copied()) <= capacity.backends
@@ -113,13 +116,16 @@ fn writes(tables: &Tables) -> impl Iterator<Item = Write> {
         tables.backends.iter().map(|(slot, backend)| Write::Slots { first: *slot, backends: vec![*backend] });
     let records =
         tables.services.iter().map(|(index, record)| Write::Record { index: *index, record: *record });
+    let source_ranges = tables.source_ranges.iter().flat_map(|(record, prefixes)| {
+        prefixes.iter().map(|prefix| Write::PutSourceRange { record: *record, prefix: *prefix })
+    });
     let addresses = tables
         .node_addresses
         .iter()
         .map(|(address, value)| Write::PutNodeAddress { address: *address, value: *value });
     let frontends =
         tables.frontends.iter().map(|(key, entry)| Write::PutFrontend { key: *key, entry: *entry });
-    slots.chain(records).chain(addresses).chain(frontends)
+    slots.chain(source_ranges).chain(records).chain(addresses).chain(frontends)
 }
 
 /// Pins the maps of `ebpf` that are not pinned yet: first aside, then, once the links lead to them, in their places.

@@ -55,11 +55,12 @@ pub(crate) fn definitions(config: &KernelConfig) -> Result<BTreeMap<&'static str
 }
 
 /// The sizes that are configured.
-fn sizes(config: &KernelConfig) -> [(&'static str, u32); 6] {
+fn sizes(config: &KernelConfig) -> [(&'static str, u32); 7] {
     [
         (maps::FRONTENDS, config.capacity.frontends),
         (maps::SERVICES, config.capacity.services),
         (maps::BACKENDS, config.capacity.backends),
+        (maps::SOURCE_RANGES, config.capacity.source_ranges),
         (maps::NODE_ADDRESSES, config.capacity.node_addresses),
         (maps::DATAGRAMS, config.datagrams),
         (maps::FLOWS, config.flows),
@@ -152,7 +153,13 @@ fn is_statistics(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::{backend::Backend, config::Config, frontend::FrontendKey, service::ServiceRecord};
+    use lb_common::{
+        backend::Backend,
+        config::Config,
+        frontend::FrontendKey,
+        service::ServiceRecord,
+        source::{SourceKey, SourceRange},
+    };
 
     use super::*;
 
@@ -164,6 +171,7 @@ mod tests {
         assert_eq!(size(maps::FRONTENDS), (size_of::<FrontendKey>(), 8));
         assert_eq!(size(maps::SERVICES), (4, size_of::<ServiceRecord>()));
         assert_eq!(size(maps::BACKENDS), (4, size_of::<Backend>()));
+        assert_eq!(size(maps::SOURCE_RANGES), (4 + size_of::<SourceKey>(), size_of::<SourceRange>()));
         assert_eq!(size(maps::CONFIG), (4, size_of::<Config>()));
         assert_eq!(definitions[maps::FLOWS].max_entries, 7);
         let object = Object::parse(OBJECT).unwrap();

@@ -4,6 +4,7 @@ use lb_common::{
     backend::{Backend, flags},
     frontend::{FrontendKey, FrontendKind},
     service::Settings,
+    source::SourcePrefix,
 };
 
 use super::{Pipeline, Writer, grace, no_room_text};
@@ -31,6 +32,7 @@ impl From<StoreError> for Stop {
 /// What a service port should be, as far as its own objects say.
 struct Wanted<'a> {
     settings: Settings,
+    source_ranges: Vec<SourcePrefix>,
     endpoints: Vec<ResolvedEndpoint<'a>>,
     frontends: Vec<(FrontendKey, FrontendKind)>,
 }
@@ -132,7 +134,9 @@ impl<'a> PortWriter<'a> {
         let spec = &self.desired.port(self.port).spec;
         let slices = self.entry.endpoint_slices();
         let endpoints = resolve::endpoints::resolve(spec, slices, self.context, self.problems);
-        Wanted { settings: resolve::settings(service, &endpoints), endpoints, frontends }
+        let source_ranges = resolve::source_ranges(service, spec.family);
+        let settings = resolve::settings(service, &source_ranges, &endpoints);
+        Wanted { settings, source_ranges, endpoints, frontends }
     }
 
     /// A plan; where room lacks that a grace period gives, after one.
@@ -161,6 +165,7 @@ impl<'a> PortWriter<'a> {
             settings: wanted.settings,
             cluster: &cluster,
             local: &local,
+            source_ranges: &wanted.source_ranges,
             frontends: &wanted.frontends,
         };
         plan(&target, port.record, self.actual)

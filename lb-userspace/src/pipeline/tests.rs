@@ -9,7 +9,8 @@ use crate::{
     store::{fake::FakeStore, faulty::FaultyStore},
 };
 
-const CAPACITY: Capacity = Capacity { frontends: 16, services: 8, backends: 32, node_addresses: 8 };
+const CAPACITY: Capacity =
+    Capacity { frontends: 16, services: 8, backends: 32, source_ranges: 8, node_addresses: 8 };
 
 fn service(name: &str, ip: &str) -> Service {
     Service {

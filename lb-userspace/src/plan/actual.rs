@@ -4,8 +4,9 @@
 //! leads to it any more, a record when its last frontend has really gone. Nothing here is planned or wished.
 
 mod adopt;
+mod source_ranges;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytemuck::Zeroable;
 use lb_common::{
@@ -14,8 +15,10 @@ use lb_common::{
     config::NodeAddress,
     frontend::{FrontendEntry, FrontendKey},
     service::{Range, ServiceRecord, Set, Settings},
+    source::SourcePrefix,
 };
 
+use self::source_ranges::SourceRanges;
 use crate::{
     desired::{
         ids::{BackendIds, BackendKey},
@@ -39,6 +42,7 @@ pub struct Actual {
     /// The protocol for which each of these slots holds its backend's number; none: it holds none.
     holds: Vec<Option<Protocol>>,
     ids: BackendIds,
+    source_ranges: SourceRanges,
     node_addresses: BTreeMap<Address, NodeAddress>,
     /// The highest number that was ever given to a service port.
     last_service_id: u32,
@@ -119,6 +123,7 @@ impl Actual {
             contents: Vec::new(),
             holds: Vec::new(),
             ids: BackendIds::default(),
+            source_ranges: SourceRanges::default(),
             node_addresses: BTreeMap::new(),
             last_service_id: 0,
             left: Vec::new(),
@@ -166,6 +171,27 @@ impl Actual {
         &self.ids
     }
 
+    /// The source ranges of a record.
+    pub fn source_ranges(&self, record: u32) -> &BTreeSet<SourcePrefix> {
+        self.source_ranges.of(record)
+    }
+
+    /// How many source ranges there are.
+    pub fn source_range_count(&self) -> u32 {
+        self.source_ranges.count()
+    }
+
+    /// How many source ranges can be added.
+    pub fn free_source_ranges(&self) -> u32 {
+        self.capacity.source_ranges.saturating_sub(self.source_ranges.count())
+    }
+
+    /// The source ranges of records that are free or retired: left-overs, to be deleted after a grace period.
+    pub fn unused_source_ranges(&self) -> impl Iterator<Item = (u32, &BTreeSet<SourcePrefix>)> {
+        let is_used = |index| self.record(index).is_some_and(|record| record.owner != Owner::Retired);
+        self.source_ranges.iter().filter(move |(index, _)| !is_used(*index))
+    }
+
     /// The node's addresses.
     pub fn node_addresses(&self) -> &BTreeMap<Address, NodeAddress> {
         &self.node_addresses
@@ -202,6 +228,11 @@ impl Actual {
             self.records.resize(end, Record::FREE);
         }
         Some(index)
+    }
+
+    /// Gives a record back that was reserved and not written.
+    pub fn give_back_record(&mut self, index: u32) {
+        self.indices.release(index);
     }
 
     /// Gives slots back that were reserved and that no program can have seen.
@@ -252,6 +283,8 @@ impl Actual {
                 let before = self.frontends.remove(key);
                 self.leave(before, key);
             }
+            Write::PutSourceRange { record, prefix } => self.source_ranges.insert(*record, *prefix),
+            Write::DeleteSourceRange { record, prefix } => self.source_ranges.remove(*record, prefix),
             Write::PutNodeAddress { address, value } => {
                 self.node_addresses.insert(*address, *value);
             }
@@ -294,7 +327,9 @@ impl Actual {
 
     /// Whether a grace period would free anything.
     pub fn has_retired(&self) -> bool {
-        self.slots.retired() != 0 || self.emptiable_records().next().is_some()
+        self.slots.retired() != 0
+            || self.emptiable_records().next().is_some()
+            || self.unused_source_ranges().next().is_some()
     }
 
     /// The retired records but the witness.

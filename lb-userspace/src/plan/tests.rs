@@ -2,19 +2,22 @@ use std::net::IpAddr;
 
 use lb_common::{
     address::{Address, Port},
-    service::flags::{ANY_ENDPOINTS, EXTERNAL_LOCAL, INTERNAL_LOCAL},
+    service::flags::{ANY_ENDPOINTS, EXTERNAL_LOCAL, INTERNAL_LOCAL, SOURCE_RANGES},
 };
 
 use super::*;
 use crate::{desired::ids::BackendKey, store::Capacity};
 
-const CAPACITY: Capacity = Capacity { frontends: 4, services: 3, backends: 12, node_addresses: 4 };
+const CAPACITY: Capacity =
+    Capacity { frontends: 4, services: 3, backends: 12, source_ranges: 8, node_addresses: 4 };
 
 /// The actual tables with one service port, and a shorthand for what it should be.
 struct Bench {
     actual: Actual,
     record: Option<u32>,
     service_id: u32,
+    /// Where `10.N.0.0/16` is admitted, by `N`; empty: all clients.
+    sources: Vec<u8>,
 }
 
 fn key(host: u8) -> FrontendKey {
@@ -29,7 +32,7 @@ impl Bench {
     fn new() -> Self {
         let mut actual = Actual::new(CAPACITY);
         let service_id = actual.next_service_id().unwrap();
-        Self { actual, record: None, service_id }
+        Self { actual, record: None, service_id, sources: Vec::new() }
     }
 
     fn set(&mut self, hosts: &[u8]) -> Vec<Backend> {
@@ -50,10 +53,14 @@ impl Bench {
     fn plan(&mut self, flags: u32, cluster: &[u8], local: &[u8], keys: &[u8]) -> Result<Plan, NoRoom> {
         let (cluster, local) = (self.set(cluster), self.set(local));
         let frontends: Vec<_> = keys.iter().map(|host| (key(*host), FrontendKind::ClusterIp)).collect();
+        let source = |network: &u8| SourcePrefix::of(IpAddr::from([10, *network, 0, 0]), 16);
+        let source_ranges: Vec<_> = self.sources.iter().map(source).collect();
+        let filter = if source_ranges.is_empty() { 0 } else { SOURCE_RANGES };
         let target = Target {
             service_id: self.service_id,
             protocol: Protocol::Tcp,
-            settings: settings(flags),
+            settings: settings(flags | filter),
+            source_ranges: &source_ranges,
             cluster: &cluster,
             local: &local,
             frontends: &frontends,
@@ -103,6 +110,8 @@ fn text(write: &Write) -> String {
         ),
         Write::Range { index, set, range: to } => format!("range {index}: {set:?} {}", range(*to)),
         Write::Settings { index, settings } => format!("settings {index}: {}", settings.flags),
+        Write::PutSourceRange { record, prefix } => format!("admit {record}: {prefix}"),
+        Write::DeleteSourceRange { record, prefix } => format!("no longer admit {record}: {prefix}"),
         Write::PutFrontend { key, entry } => format!("frontend {} → {}", key.address(), entry.record),
         other => panic!("{other:?} is not part of a plan"),
     }
@@ -274,5 +283,102 @@ fn retired_slots_help_after_a_grace_period() {
     assert_eq!(
         bench.bring(ANY_ENDPOINTS, &[1, 2, 3, 4, 6], &[], &[1]),
         ["slots 0+5", "range 0: Cluster 0+5"]
+    );
+}
+
+#[test]
+fn source_ranges_stand_before_the_settings_name_them_and_go_after_these_have_changed() {
+    let mut bench = Bench::new();
+    bench.bring(ANY_ENDPOINTS, &[1], &[], &[1]);
+    bench.sources = vec![1, 2];
+    assert_eq!(
+        bench.bring(ANY_ENDPOINTS, &[1], &[], &[1]),
+        ["admit 0: 10.1.0.0/16", "admit 0: 10.2.0.0/16", "settings 0: 12"]
+    );
+    assert_eq!(bench.bring(ANY_ENDPOINTS, &[1], &[], &[1]), [""; 0]);
+    // From one list to another: who is in both is admitted all the time. The endpoints change meanwhile.
+    bench.sources = vec![2, 3];
+    assert_eq!(
+        bench.bring(ANY_ENDPOINTS, &[1, 2], &[], &[1]),
+        ["slots 1+2", "admit 0: 10.3.0.0/16", "range 0: Cluster 1+2", "no longer admit 0: 10.1.0.0/16"]
+    );
+    bench.sources.clear();
+    assert_eq!(
+        bench.bring(ANY_ENDPOINTS, &[1], &[], &[1]),
+        [
+            "slots 3+1",
+            "settings 0: 4",
+            "range 0: Cluster 3+1",
+            "no longer admit 0: 10.2.0.0/16",
+            "no longer admit 0: 10.3.0.0/16",
+        ]
+    );
+    assert_eq!(bench.actual.source_range_count(), 0);
+}
+
+#[test]
+fn a_new_record_has_its_source_ranges_before_anything_leads_there_and_the_old_one_keeps_its_own() {
+    let mut bench = Bench::new();
+    bench.sources = vec![1];
+    assert_eq!(
+        bench.bring(ANY_ENDPOINTS, &[1], &[], &[1, 2]),
+        [
+            "slots 0+1",
+            "admit 0: 10.1.0.0/16",
+            "record 0: cluster 0+1 local 0+0 flags 12",
+            "frontend 10.96.0.1 → 0",
+            "frontend 10.96.0.2 → 0",
+        ]
+    );
+    // Frontend 2 is another's now, and its clients are judged as before until that one has written it.
+    bench.sources = vec![2];
+    assert_eq!(
+        bench.bring(ANY_ENDPOINTS, &[1], &[], &[1]),
+        [
+            "slots 1+1",
+            "admit 1: 10.2.0.0/16",
+            "record 1: cluster 1+1 local 0+0 flags 12",
+            "frontend 10.96.0.1 → 1",
+        ]
+    );
+    assert_eq!(bench.actual.unused_source_ranges().count(), 0);
+    bench.actual.note(&Write::DeleteFrontend { key: key(2) });
+    let unused: Vec<_> = bench.actual.unused_source_ranges().map(|(record, _)| record).collect();
+    assert_eq!(unused, [0]);
+    assert!(bench.actual.has_retired());
+}
+
+#[test]
+fn source_ranges_that_do_not_fit_leave_everything_as_it_is() {
+    let mut bench = Bench::new();
+    bench.sources = (1..=6).collect();
+    bench.bring(ANY_ENDPOINTS, &[1], &[], &[1]);
+    let before = bench.slots();
+    bench.sources = (1..=9).collect();
+    let no_room = bench.plan(ANY_ENDPOINTS, &[1, 2], &[], &[1]).unwrap_err();
+    assert_eq!(no_room, NoRoom::SourceRanges(3));
+    assert!(!no_room.may_fit(&bench.actual));
+    bench.record = None;
+    bench.sources = (7..=9).collect();
+    assert_eq!(bench.plan(ANY_ENDPOINTS, &[2], &[], &[9]), Err(NoRoom::SourceRanges(3)));
+    assert_eq!((bench.slots(), bench.actual.records().free()), (before, 2));
+
+    // A plan that fails half-way leaves ranges at a free record: a grace period is worth its while.
+    bench.sources = vec![7, 8];
+    let plan = bench.plan(ANY_ENDPOINTS, &[2], &[], &[9]).unwrap();
+    bench.carry_out(&plan, 3);
+    assert!(bench.actual.record(plan.record).is_none());
+    let helped = [2, 3].map(|count| NoRoom::SourceRanges(count).is_helped_by_grace(&bench.actual));
+    assert_eq!(helped, [true, false]);
+    // Or the next plan for that record makes do with them.
+    bench.sources = vec![8];
+    assert_eq!(
+        bench.bring(ANY_ENDPOINTS, &[2], &[], &[9]),
+        [
+            "slots 1+1",
+            "no longer admit 1: 10.7.0.0/16",
+            "record 1: cluster 1+1 local 0+0 flags 12",
+            "frontend 10.96.0.9 → 1",
+        ]
     );
 }

@@ -69,7 +69,8 @@ struct Running {
 impl Running {
     fn start() -> Self {
         let script = Arc::new(Mutex::new(Script::default()));
-        let capacity = Capacity { frontends: 64, services: 64, backends: 64, node_addresses: 16 };
+        let capacity =
+            Capacity { frontends: 64, services: 64, backends: 64, source_ranges: 16, node_addresses: 16 };
         let store = Scripted { inner: FakeStore::new(capacity), script: Arc::clone(&script) };
         let settings = PipelineSettings {
             node_name: "node".into(),

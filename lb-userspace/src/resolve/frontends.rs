@@ -115,13 +115,9 @@ impl<'a> Resolver<'a> {
         let service = self.service;
         let mut addresses = Vec::with_capacity(service.cluster_ips.len());
         self.add(&mut addresses, &service.cluster_ips, FrontendKind::ClusterIp, "spec.clusterIPs");
-        if service.source_ranges.is_empty() {
-            let field = "status.loadBalancer.ingress";
-            self.add(&mut addresses, &service.ingress_ips, FrontendKind::LoadBalancer, field);
-        } else if !service.ingress_ips.is_empty() {
-            let what = "sources cannot be filtered here, so the load balancer's addresses are left untouched";
-            self.problem("spec.loadBalancerSourceRanges".to_owned(), what.to_owned());
-        }
+        // Before external addresses: what is both admits the load balancer's sources only.
+        let field = "status.loadBalancer.ingress";
+        self.add(&mut addresses, &service.ingress_ips, FrontendKind::LoadBalancer, field);
         if context.external_ips {
             self.add(&mut addresses, &service.external_ips, FrontendKind::ExternalIp, "spec.externalIPs");
         }

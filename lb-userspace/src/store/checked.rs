@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::{
     backend::{Backend, BackendId},
     frontend::{FrontendEntry, FrontendKey},
-    service::{Range, ServiceRecord, Set},
+    service::{Range, ServiceRecord, Set, Settings, flags},
+    source::SourcePrefix,
 };
 
 use super::{Capacity, Store, StoreError, Tables, Write};
@@ -14,7 +15,8 @@ use super::{Capacity, Store, StoreError, Tables, Write};
 ///
 /// * slots and records are filled only while no program can see them: not since the last grace period;
 /// * ranges lead to filled slots, sorted by id, that no other record in use has;
-/// * frontends lead to records in use, with their own tag.
+/// * frontends lead to records in use, with their own tag;
+/// * a record that admits some sources only has their ranges, for as long as a frontend leads to it.
 ///
 /// What the store inside held before counts as seen.
 #[derive(Clone, Debug)]
@@ -23,6 +25,7 @@ pub struct CheckedStore<S> {
     frontends: BTreeMap<FrontendKey, FrontendEntry>,
     records: BTreeMap<u32, ServiceRecord>,
     slots: BTreeMap<u32, BackendId>,
+    source_ranges: BTreeMap<u32, BTreeSet<SourcePrefix>>,
     seen_records: BTreeSet<u32>,
     seen_slots: BTreeSet<u32>,
     violations: Vec<String>,
@@ -38,6 +41,7 @@ impl<S: Store> CheckedStore<S> {
             seen_slots: tables.backends.keys().copied().collect(),
             frontends: tables.frontends,
             records: tables.services,
+            source_ranges: tables.source_ranges,
             slots: tables.backends.iter().map(|(slot, backend)| (*slot, backend.id)).collect(),
             violations: Vec::new(),
         };
@@ -61,12 +65,22 @@ impl<S: Store> CheckedStore<S> {
             Write::Record { index, record } => self.check_record(*index, record),
             Write::Range { index, set, range } => self.check_range(*index, *set, *range),
             Write::Settings { index, settings } => match self.records.get_mut(index) {
-                Some(record) => record.settings = *settings,
+                Some(record) => {
+                    record.settings = *settings;
+                    self.check_source_ranges(*index);
+                }
                 None => self.violation(format!("settings of free record {index}")),
             },
             Write::PutFrontend { key, entry } => self.check_frontend(key, *entry),
             Write::DeleteFrontend { key } => {
                 self.frontends.remove(key);
+            }
+            Write::PutSourceRange { record, prefix } => {
+                self.source_ranges.entry(*record).or_default().insert(*prefix);
+            }
+            Write::DeleteSourceRange { record, prefix } => {
+                self.source_ranges.entry(*record).or_default().remove(prefix);
+                self.check_source_ranges(*record);
             }
             Write::Grace => self.forget_unseen(),
             Write::PutNodeAddress { .. } | Write::DeleteNodeAddress { .. } => {}
@@ -131,6 +145,16 @@ impl<S: Store> CheckedStore<S> {
         }
         self.seen_records.insert(entry.record);
         self.frontends.insert(*key, entry);
+        self.check_source_ranges(entry.record);
+    }
+
+    fn check_source_ranges(&mut self, index: u32) {
+        let is_filtered = |settings: Settings| settings.flags & flags::SOURCE_RANGES != 0;
+        let filtered = self.records.get(&index).is_some_and(|record| is_filtered(record.settings));
+        let admits_nobody = self.source_ranges.get(&index).is_none_or(BTreeSet::is_empty);
+        if filtered && admits_nobody && self.is_led_to(index) {
+            self.violation(format!("record {index} admits nobody"));
+        }
     }
 
     fn is_led_to(&self, record: u32) -> bool {
@@ -179,7 +203,8 @@ mod tests {
     use crate::store::fake::FakeStore;
 
     fn store() -> CheckedStore<FakeStore> {
-        let capacity = Capacity { frontends: 8, services: 8, backends: 8, node_addresses: 8 };
+        let capacity =
+            Capacity { frontends: 8, services: 8, backends: 8, source_ranges: 8, node_addresses: 8 };
         CheckedStore::new(FakeStore::new(capacity)).unwrap()
     }
 
@@ -239,5 +264,15 @@ mod tests {
         assert_eq!(with(&[away.clone(), slots(1, &[3])]), ["slot 1 filled while programs may read it"]);
         assert_eq!(with(&[record(0, TWO)]), ["record 0 filled while programs may read it"]);
         assert_eq!(with(&[record(1, TWO)]), ["record 1: Range { first: 0, count: 2 } is another record's"]);
+        let filter = Write::Settings {
+            index: 0,
+            settings: Settings { flags: flags::SOURCE_RANGES, affinity_seconds: 0 },
+        };
+        assert_eq!(with(std::slice::from_ref(&filter)), ["record 0 admits nobody"]);
+        let prefix = SourcePrefix::new(Address::UNSPECIFIED, 0);
+        let put = Write::PutSourceRange { record: 0, prefix };
+        assert_eq!(with(&[put.clone(), filter.clone()]), [""; 0]);
+        let delete = Write::DeleteSourceRange { record: 0, prefix };
+        assert_eq!(with(&[put, filter, delete]), ["record 0 admits nobody"]);
     }
 }

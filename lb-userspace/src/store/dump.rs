@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! 10.96.0.1:80/TCP ClusterIP default/web:http → cluster [10.0.0.1:8080* 10.0.0.2:8080] local [10.0.0.1:8080*] any-endpoints
+//! 192.0.2.1:80/TCP LoadBalancer default/web:http → cluster [10.0.0.1:8080*] local [] any-endpoints sources [203.0.113.0/24]
 //! node address 127.0.0.1 node-ports host-only
 //! ```
 //!
@@ -76,7 +77,14 @@ impl fmt::Display for FrontendLine<'_> {
 impl FrontendLine<'_> {
     fn sets_and_settings(&self, f: &mut fmt::Formatter<'_>, record: &ServiceRecord) -> fmt::Result {
         write!(f, " → cluster [{}] local [{}]", self.set(record.cluster), self.set(record.local))?;
-        write!(f, "{}", settings_words(record.settings))
+        write!(f, "{}", settings_words(record.settings))?;
+        let is_filtered = record.settings.flags & flags::SOURCE_RANGES != 0;
+        if is_filtered && self.entry.kind == FrontendKind::LoadBalancer as u8 {
+            let prefixes = self.tables.source_ranges.get(&self.entry.record);
+            let words: Vec<_> = prefixes.into_iter().flatten().map(ToString::to_string).collect();
+            write!(f, " sources [{}]", words.join(" "))?;
+        }
+        Ok(())
     }
 
     /// The backends of a range, sorted by address.
@@ -115,12 +123,16 @@ fn settings_words(settings: Settings) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, SocketAddr};
+    use std::{
+        collections::BTreeSet,
+        net::{IpAddr, SocketAddr},
+    };
 
     use expect_test::expect;
     use lb_common::{
         address::{Address, Port},
         config::NodeAddress,
+        source::SourcePrefix,
     };
 
     use super::*;
@@ -137,9 +149,13 @@ mod tests {
     #[test]
     fn shows_meaning_and_not_numbers() {
         let web = key("10.96.0.1", 80, Protocol::Tcp);
+        let load_balancer = key("192.0.2.1", 80, Protocol::Tcp);
         let node_port = key("::", 30080, Protocol::Udp);
         let settings = Settings {
-            flags: flags::INTERNAL_LOCAL | flags::EXTERNAL_LOCAL | flags::ANY_ENDPOINTS,
+            flags: flags::INTERNAL_LOCAL
+                | flags::EXTERNAL_LOCAL
+                | flags::ANY_ENDPOINTS
+                | flags::SOURCE_RANGES,
             affinity_seconds: 60,
         };
         let record =
@@ -147,6 +163,7 @@ mod tests {
         let tables = Tables {
             frontends: BTreeMap::from([
                 (web, FrontendEntry::new(&web, FrontendKind::ClusterIp, 3)),
+                (load_balancer, FrontendEntry::new(&load_balancer, FrontendKind::LoadBalancer, 3)),
                 (node_port, FrontendEntry::new(&node_port, FrontendKind::NodePort, 5)),
             ]),
             services: BTreeMap::from([
@@ -158,6 +175,13 @@ mod tests {
                 (8, backend("10.0.0.2:8080", 1, 0)),
                 (9, backend("10.0.0.1:8080", 2, backend_flags::LOCAL)),
             ]),
+            source_ranges: BTreeMap::from([(
+                3,
+                BTreeSet::from([
+                    SourcePrefix::of(IpAddr::from([203, 0, 113, 0]), 24),
+                    SourcePrefix::of(IpAddr::from([10, 0, 0, 0]), 8),
+                ]),
+            )]),
             node_addresses: BTreeMap::from([(
                 Address::from_v4_bytes([127, 0, 0, 1]),
                 NodeAddress { flags: node_address::NODE_PORTS | node_address::HOST_ONLY },
@@ -167,6 +191,7 @@ mod tests {
         expect![[r"
             [::]:30080/UDP NodePort service 9 → cluster [] local []
             10.96.0.1:80/TCP ClusterIP default/web:http → cluster [10.0.0.1:8080* 10.0.0.2:8080] local [10.0.0.1:8080*] internal-local external-local any-endpoints affinity 60 s
+            192.0.2.1:80/TCP LoadBalancer default/web:http → cluster [10.0.0.1:8080* 10.0.0.2:8080] local [10.0.0.1:8080*] internal-local external-local any-endpoints affinity 60 s sources [10.0.0.0/8 203.0.113.0/24]
             node address 127.0.0.1 node-ports host-only
         "]]
         .assert_eq(&dump(&tables, &names));

@@ -1,6 +1,6 @@
 //! A store in memory, with the bounds and the errors of the kernel's maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytemuck::Zeroable;
 use lb_common::{
@@ -9,6 +9,7 @@ use lb_common::{
     config::{NodeAddress, maps},
     frontend::{FrontendEntry, FrontendKey},
     service::{Range, ServiceRecord, Set},
+    source::SourcePrefix,
 };
 
 use super::{Capacity, Store, StoreError, Tables, Write};
@@ -20,6 +21,7 @@ pub struct FakeStore {
     frontends: BTreeMap<FrontendKey, FrontendEntry>,
     services: Vec<ServiceRecord>,
     backends: Vec<Backend>,
+    source_ranges: BTreeSet<(u32, SourcePrefix)>,
     node_addresses: BTreeMap<Address, NodeAddress>,
 }
 
@@ -31,6 +33,7 @@ impl FakeStore {
             frontends: BTreeMap::new(),
             services: Vec::new(),
             backends: Vec::new(),
+            source_ranges: BTreeSet::new(),
             node_addresses: BTreeMap::new(),
         }
     }
@@ -101,6 +104,17 @@ impl Store for FakeStore {
             Write::DeleteFrontend { key } => {
                 self.frontends.remove(key);
             }
+            Write::PutSourceRange { record, prefix } => {
+                let key = (*record, *prefix);
+                let is_full = self.source_ranges.len() >= self.capacity.source_ranges as usize;
+                if is_full && !self.source_ranges.contains(&key) {
+                    return Err(StoreError::Full { map: maps::SOURCE_RANGES });
+                }
+                self.source_ranges.insert(key);
+            }
+            Write::DeleteSourceRange { record, prefix } => {
+                self.source_ranges.remove(&(*record, *prefix));
+            }
             Write::PutNodeAddress { address, value } => {
                 let room = self.capacity.node_addresses;
                 put(&mut self.node_addresses, room, maps::NODE_ADDRESSES, *address, *value)?;
@@ -120,10 +134,15 @@ impl Store for FakeStore {
         let ranges = services.values().flat_map(|record| [record.cluster, record.local]);
         let slots = ranges.flat_map(Range::slots);
         let backends = slots.filter_map(|slot| Some((slot, *self.backends.get(slot as usize)?))).collect();
+        let mut source_ranges: BTreeMap<u32, BTreeSet<SourcePrefix>> = BTreeMap::new();
+        for (record, prefix) in &self.source_ranges {
+            source_ranges.entry(*record).or_default().insert(*prefix);
+        }
         Ok(Tables {
             frontends: self.frontends.clone(),
             services,
             backends,
+            source_ranges,
             node_addresses: self.node_addresses.clone(),
         })
     }
@@ -139,7 +158,8 @@ mod tests {
 
     use super::*;
 
-    const CAPACITY: Capacity = Capacity { frontends: 1, services: 2, backends: 4, node_addresses: 1 };
+    const CAPACITY: Capacity =
+        Capacity { frontends: 1, services: 2, backends: 4, source_ranges: 1, node_addresses: 1 };
 
     fn key(port: u16) -> FrontendKey {
         FrontendKey::new(Address::from_v4_bytes([10, 96, 0, 1]), Port::new(port), Protocol::Tcp)

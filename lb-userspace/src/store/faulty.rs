@@ -58,6 +58,8 @@ const fn describe(write: &Write) -> (&'static str, &'static str) {
         Write::Settings { .. } => (maps::SERVICES, "store settings"),
         Write::PutFrontend { .. } => (maps::FRONTENDS, "update"),
         Write::DeleteFrontend { .. } => (maps::FRONTENDS, "delete"),
+        Write::PutSourceRange { .. } => (maps::SOURCE_RANGES, "update"),
+        Write::DeleteSourceRange { .. } => (maps::SOURCE_RANGES, "delete"),
         Write::PutNodeAddress { .. } => (maps::NODE_ADDRESSES, "update"),
         Write::DeleteNodeAddress { .. } => (maps::NODE_ADDRESSES, "delete"),
         Write::Grace => (maps::GRACE, "wait for running programs"),
@@ -90,7 +92,8 @@ mod tests {
 
     #[test]
     fn about_the_given_share_fails_and_the_seed_decides_which() {
-        let capacity = Capacity { frontends: 1, services: 1, backends: 1, node_addresses: 1 };
+        let capacity =
+            Capacity { frontends: 1, services: 1, backends: 1, source_ranges: 1, node_addresses: 1 };
         let outcomes = |seed| {
             let mut store = FaultyStore::new(FakeStore::new(capacity), 10, seed);
             (0..10_000).map(|_| store.apply(&Write::Grace).is_err()).collect::<Vec<_>>()

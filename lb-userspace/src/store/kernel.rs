@@ -1,14 +1,22 @@
 //! The tables in the kernel's maps.
 //!
 //! `SERVICES` and `BACKENDS` are written through a mapping, without system calls: a changed set is one store of eight
-//! bytes. `FRONTENDS` and `NODE_ADDRESSES` are hashes, written by system calls, only when a frontend or an address comes
-//! or goes.
+//! bytes. The others are written by system calls, only when a frontend, a source range or an address comes or goes.
 
-use std::{collections::BTreeMap, io, mem::offset_of, os::fd::AsFd as _, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    mem::offset_of,
+    os::fd::AsFd as _,
+    path::Path,
+};
 
 use aya::{
     Ebpf,
-    maps::{ArrayOfMaps, HashMap, Map, MapData, MapError},
+    maps::{
+        ArrayOfMaps, HashMap, Map, MapData, MapError,
+        lpm_trie::{Key, LpmTrie},
+    },
     sys::SyscallError,
 };
 use aya_obj::generated::bpf_map_type;
@@ -18,6 +26,7 @@ use lb_common::{
     config::{NodeAddress, maps},
     frontend::{FrontendEntry, FrontendKey},
     service::{ServiceRecord, Set},
+    source::{SourceKey, SourcePrefix, SourceRange},
 };
 
 use super::{Capacity, Store, StoreError, Tables, Write};
@@ -35,11 +44,12 @@ pub struct KernelStore {
     inner: MapData,
 }
 
-/// The four maps of the tables.
+/// The maps of the tables.
 #[derive(Debug)]
 pub(crate) struct TableMaps {
     frontends: HashMap<MapData, FrontendKey, FrontendEntry>,
     node_addresses: HashMap<MapData, Address, NodeAddress>,
+    source_ranges: LpmTrie<MapData, SourceKey, SourceRange>,
     services: MappedArray<ServiceRecord>,
     backends: MappedArray<Backend>,
     capacity: Capacity,
@@ -96,6 +106,14 @@ impl Store for KernelStore {
                 done.map_err(|error| store_error("inserting into", maps::FRONTENDS, error))
             }
             Write::DeleteFrontend { key } => deleted(tables.frontends.remove(key), maps::FRONTENDS),
+            Write::PutSourceRange { record, prefix } => {
+                let done =
+                    tables.source_ranges.insert(&source_key(*record, prefix), &SourceRange { flags: 0 }, 0);
+                done.map_err(|error| store_error("inserting into", maps::SOURCE_RANGES, error))
+            }
+            Write::DeleteSourceRange { record, prefix } => {
+                deleted(tables.source_ranges.remove(&source_key(*record, prefix)), maps::SOURCE_RANGES)
+            }
             Write::PutNodeAddress { address, value } => {
                 let done = tables.node_addresses.insert(address, value, 0);
                 done.map_err(|error| store_error("inserting into", maps::NODE_ADDRESSES, error))
@@ -123,13 +141,16 @@ impl TableMaps {
         open: impl Fn(&'static str) -> Result<MapData, MapError>,
     ) -> Result<Self, KernelError> {
         let error = |name| KernelError::map("opening", name);
-        let hash = |name| open(name).and_then(Map::from_map_data).map_err(error(name));
+        let opened = |name| open(name).and_then(Map::from_map_data).map_err(error(name));
         let array = |name| open(name).map_err(error(name));
-        let (frontends, node_addresses) = (hash(maps::FRONTENDS)?, hash(maps::NODE_ADDRESSES)?);
+        let (frontends, node_addresses) = (opened(maps::FRONTENDS)?, opened(maps::NODE_ADDRESSES)?);
+        let source_ranges = opened(maps::SOURCE_RANGES)?;
         let (services, backends) = (array(maps::SERVICES)?, array(maps::BACKENDS)?);
         let entries = |name, map: &Map| match map {
-            Map::HashMap(data) => data.info().map(|info| info.max_entries()).map_err(error(name)),
-            _ => Err(KernelError::Object { what: format!("{name} is no hash") }),
+            Map::HashMap(data) | Map::LpmTrie(data) => {
+                data.info().map(|info| info.max_entries()).map_err(error(name))
+            }
+            _ => Err(KernelError::Object { what: format!("{name} is of another type") }),
         };
         let services = MappedArray::new(&services, writable).map_err(error(maps::SERVICES))?;
         let backends = MappedArray::new(&backends, writable).map_err(error(maps::BACKENDS))?;
@@ -137,11 +158,13 @@ impl TableMaps {
             frontends: entries(maps::FRONTENDS, &frontends)?,
             services: services.len(),
             backends: backends.len(),
+            source_ranges: entries(maps::SOURCE_RANGES, &source_ranges)?,
             node_addresses: entries(maps::NODE_ADDRESSES, &node_addresses)?,
         };
         Ok(Self {
             frontends: HashMap::try_from(frontends).map_err(error(maps::FRONTENDS))?,
             node_addresses: HashMap::try_from(node_addresses).map_err(error(maps::NODE_ADDRESSES))?,
+            source_ranges: LpmTrie::try_from(source_ranges).map_err(error(maps::SOURCE_RANGES))?,
             services,
             backends,
             capacity,
@@ -169,8 +192,20 @@ impl TableMaps {
             frontends: entries(&self.frontends, maps::FRONTENDS)?,
             services,
             backends,
+            source_ranges: self.source_ranges()?,
             node_addresses: entries(&self.node_addresses, maps::NODE_ADDRESSES)?,
         })
+    }
+
+    fn source_ranges(&self) -> Result<BTreeMap<u32, BTreeSet<SourcePrefix>>, StoreError> {
+        let mut by_record: BTreeMap<u32, BTreeSet<SourcePrefix>> = BTreeMap::new();
+        for key in self.source_ranges.keys() {
+            let key = key.map_err(|error| store_error("reading", maps::SOURCE_RANGES, error))?;
+            let SourceKey { record, address } = key.data();
+            let prefix = SourcePrefix::new(address, key.prefix_len().saturating_sub(SourceKey::RECORD_BITS));
+            by_record.entry(record).or_default().insert(prefix);
+        }
+        Ok(by_record)
     }
 
     fn services_in_use(&self) -> Result<BTreeMap<u32, ServiceRecord>, StoreError> {
@@ -179,6 +214,10 @@ impl TableMaps {
             .filter(|entry| !matches!(entry, Ok((_, record)) if record.service_id == 0))
             .collect()
     }
+}
+
+fn source_key(record: u32, prefix: &SourcePrefix) -> Key<SourceKey> {
+    Key::new(SourceKey::RECORD_BITS + prefix.bits(), SourceKey { record, address: prefix.address() })
 }
 
 fn entries<K, V>(map: &HashMap<MapData, K, V>, name: &'static str) -> Result<BTreeMap<K, V>, StoreError>
@@ -207,6 +246,7 @@ pub(crate) fn data(map: &Map) -> Result<&MapData, MapError> {
         Map::Array(data)
         | Map::ArrayOfMaps(data)
         | Map::HashMap(data)
+        | Map::LpmTrie(data)
         | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
         | Map::SkStorage(data) => Ok(data),
@@ -236,8 +276,8 @@ fn store_error(operation: &'static str, map: &'static str, error: MapError) -> S
         MapError::SyscallError(SyscallError { io_error, .. }) => io_error,
         other => io::Error::other(other),
     };
-    // htab_map_update_elem: a preallocated hash without a free element.
-    if source.raw_os_error() == Some(libc::E2BIG) {
+    // `htab_map_update_elem`: a preallocated hash without a free element; `trie_update_elem`: a trie with all its nodes.
+    if matches!(source.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) {
         StoreError::Full { map }
     } else {
         StoreError::Kernel { map, operation, source }

@@ -3,13 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    net::IpAddr,
 };
 
 use lb_common::{
-    address::SocketAddress,
+    address::{Address, SocketAddress},
     config::node_address,
     frontend::{FrontendKey, FrontendKind},
     service::{Set, Settings, flags},
+    source::SourcePrefix,
 };
 use lb_userspace::{
     resolve::{self, Context, node_addresses::NodePortAddresses},
@@ -24,6 +26,7 @@ pub(crate) struct Meaning {
     pub(crate) port: String,
     pub(crate) kind: FrontendKind,
     pub(crate) settings: Settings,
+    pub(crate) sources: BTreeSet<SourcePrefix>,
     pub(crate) cluster: BTreeSet<(SocketAddress, bool)>,
     pub(crate) local: BTreeSet<(SocketAddress, bool)>,
 }
@@ -36,6 +39,15 @@ impl Meaning {
             Set::Cluster => &self.cluster,
             Set::Local => &self.local,
         }
+    }
+
+    /// Whether the frontend admits a client.
+    pub(crate) fn admits(&self, client: IpAddr) -> bool {
+        let address = Address::from(client);
+        let is_in = |range: &SourcePrefix| SourcePrefix::new(address, range.bits()) == *range;
+        self.kind != FrontendKind::LoadBalancer
+            || self.settings.flags & flags::SOURCE_RANGES == 0
+            || self.sources.iter().any(is_in)
     }
 
     /// Whether clients are refused; `outside`: clients of other machines.
@@ -73,6 +85,7 @@ pub(crate) fn meanings(world: &World) -> Meanings {
                     port: format!("{}:{}", service.name, port.spec.name),
                     kind: *kind,
                     settings: port.settings,
+                    sources: port.source_ranges.iter().copied().collect(),
                     cluster: cluster.clone(),
                     local: local.clone(),
                 });
@@ -101,7 +114,7 @@ pub(crate) fn frontends_dump(meanings: &Meanings) -> String {
         let word =
             |(address, local): &(SocketAddress, bool)| format!("{address}{}", if *local { "*" } else { "" });
         let set = |set: &BTreeSet<_>| set.iter().map(word).collect::<Vec<_>>().join(" ");
-        let Meaning { port, kind, settings, cluster, local } = meaning;
+        let Meaning { port, kind, settings, sources, cluster, local } = meaning;
         let name = frontend_name(key);
         write!(text, "{name} {} {port} → cluster [{}] local [{}]", kind.name(), set(cluster), set(local))
             .unwrap();
@@ -116,6 +129,10 @@ pub(crate) fn frontends_dump(meanings: &Meanings) -> String {
         }
         if settings.affinity_seconds != 0 {
             write!(text, " affinity {} s", settings.affinity_seconds).unwrap();
+        }
+        if *kind == FrontendKind::LoadBalancer && !sources.is_empty() {
+            let words: Vec<_> = sources.iter().map(ToString::to_string).collect();
+            write!(text, " sources [{}]", words.join(" ")).unwrap();
         }
         text += "\n";
     }
@@ -136,6 +153,7 @@ pub(crate) fn read(tables: &Tables) -> Result<Meanings, String> {
             port: String::new(),
             kind: FrontendKind::try_from(entry.kind).map_err(|kind| format!("{key:?} has kind {kind}"))?,
             settings: record.settings,
+            sources: tables.source_ranges.get(&entry.record).cloned().unwrap_or_default(),
             cluster: set(Set::Cluster)?,
             local: set(Set::Local)?,
         };

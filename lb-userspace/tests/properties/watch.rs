@@ -1,11 +1,14 @@
 //! A store that looks, after every single write, at what clients would meet.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use lb_common::service::Set;
 use lb_userspace::store::{Capacity, Store, StoreError, Tables, Write};
 
 use crate::oracle::{Meanings, applicable_set, read};
+
+/// Clients in some of the source ranges of [`crate::world`], in all, and in none.
+const CLIENTS: [[u8; 4]; 4] = [[10, 1, 0, 1], [10, 2, 0, 1], [203, 0, 113, 1], [198, 51, 100, 1]];
 
 /// Checks that every frontend leads to sets that were intended: before the change or after it, or in between where
 /// writes failed.
@@ -43,6 +46,12 @@ impl<S: Store> Watch<S> {
                 let sets: BTreeSet<_> = intended.iter().map(|meaning| meaning.set(set)).collect();
                 if !sets.contains(met.set(set)) {
                     violations.push(format!("{key:?}: {set:?} set {:?} was never intended", met.set(set)));
+                }
+            }
+            for client in CLIENTS.map(IpAddr::from) {
+                let admits = met.admits(client);
+                if !intended.iter().any(|meaning| meaning.admits(client) == admits) {
+                    violations.push(format!("{key:?}: admits {client}: {admits}, which was never intended"));
                 }
             }
             for outside in [false, true] {

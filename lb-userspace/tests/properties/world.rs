@@ -177,8 +177,9 @@ fn service() -> impl Strategy<Value = Service> {
     );
     let policies = (policy(), policy(), option::weighted(0.2, 1..3u32));
     let rank = option::weighted(0.7, 0..3i64);
-    (service_name(), rank, addresses, ports(), policies, prop::bool::weighted(0.05)).prop_map(
-        |(name, created, addresses, ports, policies, headless)| Service {
+    let headless = prop::bool::weighted(0.05);
+    (service_name(), rank, addresses, ports(), policies, headless, source_ranges()).prop_map(
+        |(name, created, addresses, ports, policies, headless, source_ranges)| Service {
             name,
             created,
             labels: BTreeMap::new(),
@@ -191,10 +192,16 @@ fn service() -> impl Strategy<Value = Service> {
             affinity_seconds: policies.2,
             internal_policy: policies.0,
             external_policy: policies.1,
-            source_ranges: Vec::new(),
+            source_ranges,
             health_check_node_port: None,
         },
     )
+}
+
+fn source_ranges() -> impl Strategy<Value = Vec<ipnet::IpNet>> {
+    let ranges = ["10.0.0.0/8", "10.1.0.0/16", "203.0.113.0/24", "fd00::/8"];
+    let ranges = ranges.map(|range| range.parse().unwrap()).to_vec();
+    prop_oneof![3 => Just(Vec::new()), 2 => subsequence(ranges, 0..=4)]
 }
 
 fn ports() -> impl Strategy<Value = Vec<ServicePort>> {

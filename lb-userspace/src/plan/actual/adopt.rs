@@ -9,7 +9,7 @@ use lb_common::{
     service::{Range, ServiceRecord},
 };
 
-use super::{Actual, Owner, Record};
+use super::{Actual, Owner, Record, source_ranges::SourceRanges};
 use crate::{
     desired::{ids::BackendKey, records::RecordIndices, slots::Slots},
     store::{Capacity, Tables},
@@ -41,6 +41,7 @@ impl Actual {
         for index in 0..actual.records.len() {
             actual.retire_if_unused(index as u32);
         }
+        actual.source_ranges = SourceRanges::adopt(tables.source_ranges);
         actual.frontends = tables.frontends.into_iter().collect();
         actual.node_addresses = tables.node_addresses;
         actual

@@ -8,7 +8,8 @@ use lb_common::{
 use super::*;
 use crate::store::Tables;
 
-const CAPACITY: Capacity = Capacity { frontends: 8, services: 8, backends: 16, node_addresses: 4 };
+const CAPACITY: Capacity =
+    Capacity { frontends: 8, services: 8, backends: 16, source_ranges: 8, node_addresses: 4 };
 
 fn key(host: u8) -> FrontendKey {
     FrontendKey::new(Address::from_v4_bytes([10, 96, 0, host]), Port::new(80), Protocol::Tcp)
@@ -35,7 +36,7 @@ fn tables(frontends: &[(u8, u32)], records: &[(u32, u32, Range, Range)], slots: 
         frontends: frontends.iter().map(entry).collect(),
         services: records.iter().map(record).collect(),
         backends: slots.iter().map(|(slot, host, id)| (*slot, backend(*host, *id))).collect(),
-        node_addresses: BTreeMap::new(),
+        ..Tables::default()
     }
 }
 

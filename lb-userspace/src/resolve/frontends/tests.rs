@@ -1,8 +1,11 @@
 use std::collections::BTreeMap;
 
+use lb_common::service::flags;
+
 use super::*;
 use crate::{
     model::{ObjectName, TrafficPolicy},
+    resolve::{settings, source_ranges},
     store::dump::frontend_name,
 };
 
@@ -148,19 +151,35 @@ fn addresses_that_would_hide_others_are_refused() {
 }
 
 #[test]
-fn a_load_balancer_with_source_ranges_is_not_opened_to_everybody() {
+fn what_is_external_address_and_load_balancer_address_counts_as_the_latter() {
     let mut service = service(&["10.96.0.1"]);
     service.service_type = ServiceType::LoadBalancer;
     service.ingress_ips = ips(&["192.0.2.10"]);
+    service.external_ips = ips(&["192.0.2.10", "198.51.100.1"]);
     service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
     assert_eq!(
         lines(&service),
         [
             "http 10.96.0.1:80/TCP ClusterIP",
-            "Service default/web: spec.loadBalancerSourceRanges: sources cannot be filtered here, \
-             so the load balancer's addresses are left untouched",
+            "http 192.0.2.10:80/TCP LoadBalancer",
+            "http 198.51.100.1:80/TCP ExternalIP",
         ]
     );
+}
+
+#[test]
+fn source_ranges_filter_the_clients_of_their_family_alone() {
+    let mut service = service(&["10.96.0.1", "fd00:96::1"]);
+    let listed = ["203.0.113.0/24", "2001:db8::/32", "10.0.0.0/8", "203.0.113.0/24"];
+    service.source_ranges = listed.iter().map(|range| range.parse().unwrap()).collect();
+    let words = |service: &Service, family| -> Vec<String> {
+        source_ranges(service, family).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(words(&service, Family::V4), ["10.0.0.0/8", "203.0.113.0/24"]);
+    assert_eq!(words(&service, Family::V6), ["2001:db8::/32"]);
+    service.source_ranges.retain(|range| Family::of(&range.addr()) == Family::V6);
+    let filter = |family| settings(&service, &source_ranges(&service, family), &[]).flags;
+    assert_eq!([Family::V4, Family::V6].map(filter), [0, flags::SOURCE_RANGES]);
 }
 
 #[test]
