@@ -18,12 +18,13 @@ pub(crate) mod switches;
 use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::{
     answers::{Answers, Facts, Origin},
@@ -32,6 +33,7 @@ use self::{
 };
 use crate::{
     config::{self, Config, Instance, NodeIps, SourceConfig},
+    health_check::{self, server::HealthServer},
     kernel::{Kernel, KernelConfig, KernelError, ProgramLog},
     model::Change,
     netlink::{self, Interfaces, NetlinkError},
@@ -101,6 +103,7 @@ enum Source {
 /// Runs until SIGTERM or SIGINT. Translation goes on afterwards.
 pub async fn run(config: Config) -> Result<(), AgentError> {
     let stop = stop_signal()?;
+    allow_many_sockets();
     let (mut parts, datapath) = Prepared::new(config).await?.start();
     tokio::select! {
         name = stop => {
@@ -199,6 +202,7 @@ impl Prepared {
         let (devices, watched_devices) = watch::channel(interfaces.devices);
         let (ready, watched_ready) = watch::channel(false);
         let (reconciler, progress) = Reconciler::new(pipeline, store);
+        let checks = reconciler.health_checks();
         // The first change of all: with the lists but without them, the addresses of an earlier agent would go for a
         // moment. The channel is new and has room.
         drop(changes.try_send(Change::Interfaces(interfaces.addresses)));
@@ -211,6 +215,10 @@ impl Prepared {
         if let Some(log) = kernel.logger() {
             parts.spawn(forward(log).map(|never| match never {}));
         }
+        let health =
+            health_check::server::Facts { checks, progress: progress.clone(), ready: watched_ready.clone() };
+        let health = HealthServer::new(health, changes.clone());
+        parts.spawn(health.run().map(|()| Ok("health check server")));
         let answers = Answers {
             facts,
             origin,
@@ -222,6 +230,17 @@ impl Prepared {
         parts.spawn(server.serve(Arc::new(answers)).map(|()| Ok("status server")));
         let datapath = Datapath::new(kernel, host, node_ips, datapath.snat_ports, datapath.devices, changes);
         (parts, datapath.run(progress, watched_devices, asked_datapath, ready))
+    }
+}
+
+/// Every health check's port takes a socket for each address, and the usual limit of 1,024 is soon reached.
+///
+/// A limit that stays as it is becomes a problem only when sockets lack, and those are named then.
+fn allow_many_sockets() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, most, most)
+    {
+        debug!(%error, "cannot raise the limit of open files");
     }
 }
 

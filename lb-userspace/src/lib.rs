@@ -14,6 +14,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod desired;
+pub mod health_check;
 pub mod kernel;
 mod lookup;
 pub mod model;

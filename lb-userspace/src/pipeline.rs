@@ -5,6 +5,7 @@
 //! acknowledged. Cost follows the change: a slice touches its Service, and nothing looks at all of them.
 
 mod grace;
+mod health_checks;
 mod problems;
 mod services;
 mod view;
@@ -21,10 +22,10 @@ use lb_common::{
     frontend::FrontendKey,
 };
 
-use self::problems::Problems;
 pub use self::view::{
     BackendView, FrontendView, PortView, Reclaimed, ServiceView, Summary, SyncReport, Usage,
 };
+use self::{health_checks::HealthCheckNews, problems::Problems};
 pub use crate::resolve::node_addresses::{NodePortAddresses, NodePortAddressesError};
 use crate::{
     desired::{Desired, Effects},
@@ -63,6 +64,7 @@ pub struct Pipeline {
     /// After a restart, until the first complete sync: records wait for their service ports.
     adopting: bool,
     problems: Problems,
+    health_checks: HealthCheckNews,
 }
 
 impl Pipeline {
@@ -85,6 +87,7 @@ impl Pipeline {
             node_addresses_touched: false,
             adopting: false,
             problems: Problems::default(),
+            health_checks: HealthCheckNews::default(),
         }
     }
 
@@ -158,6 +161,9 @@ impl Pipeline {
     fn decide(&mut self) {
         let touched = self.state.take_touched();
         self.node_addresses_touched |= touched.addresses;
+        if touched.addresses {
+            self.decide_health_check_addresses();
+        }
         if touched.zone {
             self.context.zone = self.state.zone().cloned();
             self.state.entries().for_each(|(service, _)| self.queue.push(service));
@@ -167,6 +173,7 @@ impl Pipeline {
             if touch == Touch::Service {
                 self.decide_frontends(service, &mut effects);
             }
+            self.decide_health_check(service);
             self.queue.push(service);
         }
         effects.services.into_iter().for_each(|service| self.queue.push(service));

@@ -22,6 +22,7 @@ pub(crate) use self::backoff::Backoff;
 pub use self::observed::SourceState;
 use self::problem_log::ProblemLog;
 use crate::{
+    health_check::HealthChecks,
     model::{Change, Kind, Node, Object, Problem},
     pipeline::{Pipeline, ServiceView, Summary, SyncReport},
     store::Store,
@@ -51,6 +52,8 @@ pub struct Progress {
     pub in_force: bool,
     /// The own Node.
     pub node: Option<Node>,
+    /// Since when a change has been waiting to be written, because writes fail. What does not fit does not count.
+    pub waiting_since: Option<Instant>,
 }
 
 /// What others may ask the reconciler.
@@ -79,6 +82,7 @@ pub struct Reconciler<S> {
     pipeline: Pipeline,
     store: S,
     progress: watch::Sender<Progress>,
+    health_checks: watch::Sender<HealthChecks>,
     source: SourceState,
     retry: Backoff,
     fruitless: u32,
@@ -100,6 +104,7 @@ impl<S: Store> Reconciler<S> {
             pipeline,
             store,
             progress,
+            health_checks: watch::Sender::default(),
             source: SourceState::new(now),
             retry: Backoff::new(RETRY_FIRST, RETRY_LATEST),
             fruitless: 0,
@@ -109,6 +114,11 @@ impl<S: Store> Reconciler<S> {
             logged: ProblemLog::default(),
         };
         (reconciler, watched)
+    }
+
+    /// The health checks that the objects ask for. Only changes of who listens where wake those who wait for one.
+    pub fn health_checks(&self) -> watch::Receiver<HealthChecks> {
+        self.health_checks.subscribe()
     }
 
     /// Reconciles until nobody is left who could send a change.
@@ -187,7 +197,29 @@ impl<S: Store> Reconciler<S> {
             warn!(services = report.dirty, "writes failed; trying again");
         }
         self.fruitless = if report.dirty > 0 && report.written == 0 { self.fruitless + 1 } else { 0 };
+        self.note_waiting(report.dirty > 0, now);
+        self.tell_health_checks();
         self.judge_initial_state(&report);
+    }
+
+    /// Publishes since when writes have been failing.
+    fn note_waiting(&self, waiting: bool, now: Instant) {
+        self.progress.send_if_modified(|progress| {
+            let since = if waiting { progress.waiting_since.or(Some(now)) } else { None };
+            replace(&mut progress.waiting_since, since)
+        });
+    }
+
+    /// Publishes what health checks answer, once the tables say so too.
+    fn tell_health_checks(&mut self) {
+        let changes = self.pipeline.take_health_check_changes();
+        self.health_checks.send_if_modified(|checks| {
+            let mut differs = false;
+            for change in changes {
+                differs |= checks.apply(change);
+            }
+            differs
+        });
     }
 
     /// Whether the initial state is in force now. What is blocked while something is retired may fit in a moment.

@@ -6,6 +6,7 @@
 pub mod categorize;
 pub mod endpoints;
 pub mod frontends;
+pub mod health_check;
 pub mod node_addresses;
 
 use std::{collections::BTreeSet, sync::Arc};

@@ -62,6 +62,7 @@ struct Running {
     changes: mpsc::Sender<Change>,
     questions: mpsc::Sender<Question>,
     progress: watch::Receiver<Progress>,
+    health_checks: watch::Receiver<HealthChecks>,
     script: Arc<Mutex<Script>>,
     task: JoinHandle<()>,
 }
@@ -78,10 +79,11 @@ impl Running {
             external_ips: true,
         };
         let (reconciler, progress) = Reconciler::new(Pipeline::new(settings, capacity), store);
+        let health_checks = reconciler.health_checks();
         let (changes, arrived) = mpsc::channel(64);
         let (questions, asked) = mpsc::channel(1);
         let task = tokio::spawn(reconciler.run(arrived, asked));
-        Self { changes, questions, progress, script, task }
+        Self { changes, questions, progress, health_checks, script, task }
     }
 
     /// One with a service of one endpoint, all in force, and nothing retired.
@@ -361,4 +363,57 @@ async fn ends_when_nobody_is_left_who_could_send() {
     drop(changes);
     task.await.unwrap();
     drop(questions);
+}
+
+#[tokio::test(start_paused = true)]
+async fn says_since_when_changes_wait_for_writes_that_fail() {
+    let running = Running::with_web().await;
+    let waiting_since = || running.progress.borrow().waiting_since;
+    assert_eq!(waiting_since(), None);
+    running.fail(Some(is_range));
+    let start = Instant::now();
+    running.send_endpoints(&[2]).await;
+    sleep(Duration::from_secs(90)).await;
+    assert_eq!(waiting_since(), Some(start), "however often it is tried");
+    running.send_endpoints(&[3]).await;
+    running.fail(None);
+    sleep(Duration::from_secs(11)).await;
+    assert_eq!(waiting_since(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tells_health_checks_once_all_lists_have_arrived_and_wakes_nobody_for_a_count() {
+    let mut running = Running::start();
+    let (service, slice) = web(&[1, 2]);
+    let service = Service {
+        service_type: ServiceType::LoadBalancer,
+        external_policy: TrafficPolicy::Local,
+        health_check_node_port: Some(32_000),
+        ..service
+    };
+    let here = |slice: EndpointSlice| {
+        let endpoints = slice.endpoints.into_iter().map(|e| Endpoint { node: Some("node".into()), ..e });
+        EndpointSlice { endpoints: endpoints.collect(), ..slice }
+    };
+    running.send(Change::Interfaces(vec!["192.0.2.1".parse().unwrap(), "fe80::1".parse().unwrap()])).await;
+    running.send(Change::Reset(Kind::Service, vec![Object::Service(service.clone())])).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(!running.health_checks.has_changed().unwrap(), "the endpoints are not known yet");
+    running.list_all((service.clone(), here(slice))).await;
+    running.health_checks.changed().await.unwrap();
+    let socket = "192.0.2.1:32000".parse().unwrap();
+    let told = |checks: &HealthChecks| checks.at(&socket).map(|(_, count)| count);
+    {
+        let checks = running.health_checks.borrow_and_update();
+        assert_eq!(checks.sockets().into_iter().collect::<Vec<_>>(), [socket]);
+        assert_eq!(told(&checks), Some(2));
+    }
+    running.send(Change::Apply(Object::EndpointSlice(here(web(&[1]).1)))).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(!running.health_checks.has_changed().unwrap());
+    assert_eq!(told(&running.health_checks.borrow()), Some(1));
+
+    running.send(Change::Delete(Kind::Service, service.name)).await;
+    running.health_checks.changed().await.unwrap();
+    assert!(running.health_checks.borrow().sockets().is_empty());
 }

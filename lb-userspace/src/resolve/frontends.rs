@@ -80,7 +80,8 @@ pub fn resolve(
     Ok(specs)
 }
 
-fn skip(service: &Service) -> Option<Skip> {
+/// Why a Service is not translated at all, if it is not.
+pub(super) fn skip(service: &Service) -> Option<Skip> {
     if service.service_type == ServiceType::ExternalName {
         Some(Skip::ExternalName)
     } else if service.headless {
