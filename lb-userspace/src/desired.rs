@@ -60,6 +60,8 @@ pub struct Effects {
     pub given_up: Vec<FrontendKey>,
     /// Records of ports that are gone.
     pub records: Vec<u32>,
+    /// Numbers of ports that are gone.
+    pub service_ids: Vec<u32>,
 }
 
 impl Desired {
@@ -96,7 +98,9 @@ impl Desired {
             });
         }
         for gone in before.into_values() {
-            effects.records.extend(self.ports.remove(gone as usize).record);
+            let Port { record, service_id, .. } = self.ports.remove(gone as usize);
+            effects.records.extend(record);
+            effects.service_ids.push(service_id);
         }
         while self.services.len() <= service {
             let name = ObjectName::new("", "");

@@ -6,8 +6,10 @@
 
 mod grace;
 mod health_checks;
+mod node_ports;
 mod problems;
 mod services;
+mod serving;
 mod view;
 mod views;
 
@@ -17,15 +19,16 @@ use std::{
 };
 
 use lb_common::{
-    address::Address,
+    address::{Address, SocketAddress},
     config::{NodeAddress, maps},
-    frontend::FrontendKey,
+    frontend::{FrontendKey, FrontendKind},
 };
 
-pub use self::view::{
-    BackendView, FrontendView, PortView, Reclaimed, ServiceView, Summary, SyncReport, Usage,
+use self::{health_checks::HealthCheckNews, problems::Problems, serving::Serving};
+pub use self::{
+    node_ports::{NodePort, NodePorts},
+    view::{BackendView, FrontendView, PortView, Reclaimed, ServiceView, Summary, SyncReport, Usage},
 };
-use self::{health_checks::HealthCheckNews, problems::Problems};
 pub use crate::resolve::node_addresses::{NodePortAddresses, NodePortAddressesError};
 use crate::{
     desired::{Desired, Effects},
@@ -63,6 +66,7 @@ pub struct Pipeline {
     node_addresses_touched: bool,
     /// After a restart, until the first complete sync: records wait for their service ports.
     adopting: bool,
+    serving: Serving,
     problems: Problems,
     health_checks: HealthCheckNews,
 }
@@ -86,6 +90,7 @@ impl Pipeline {
             given_up: BTreeSet::new(),
             node_addresses_touched: false,
             adopting: false,
+            serving: Serving::default(),
             problems: Problems::default(),
             health_checks: HealthCheckNews::default(),
         }
@@ -134,6 +139,7 @@ impl Pipeline {
             dirty: self.dirty(),
             blocked: self.blocked.len(),
             retired: self.actual.has_retired(),
+            left: self.serving.take_left(self.given_up.is_empty()),
             ..writer.report
         }
     }
@@ -150,6 +156,13 @@ impl Pipeline {
     /// What is wrong now: from the sources, from the objects and their conflicts, from the store. Sorted.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems.all(&self.state, &self.desired)
+    }
+
+    /// Whether a backend serves the UDP service port of this number: it is ready, or terminating and still serving.
+    ///
+    /// After a restart the answer holds once the first complete [`Pipeline::sync`] is done.
+    pub fn is_serving(&self, service_id: u32, backend: &SocketAddress) -> bool {
+        self.serving.contains(service_id, backend)
     }
 
     /// What the operator decided.
@@ -178,6 +191,7 @@ impl Pipeline {
         }
         effects.services.into_iter().for_each(|service| self.queue.push(service));
         effects.records.into_iter().for_each(|record| self.actual.abandon(record));
+        effects.service_ids.into_iter().for_each(|service_id| self.serving.remove(service_id));
         self.given_up.extend(effects.given_up);
     }
 
@@ -309,6 +323,7 @@ impl Writer<'_> {
             Ok(()) => {
                 actual.note(write);
                 self.report.written += 1;
+                self.report.node_ports |= concerns_node_ports(write);
                 Ok(())
             }
             Err(error) => {
@@ -316,6 +331,22 @@ impl Writer<'_> {
                 Err(error)
             }
         }
+    }
+}
+
+/// Whether a write changes which node ports there are, or where they answer.
+fn concerns_node_ports(write: &Write) -> bool {
+    match write {
+        Write::PutFrontend { entry, .. } => entry.kind == FrontendKind::NodePort as u8,
+        Write::DeleteFrontend { key } => *key == key.node_port(),
+        Write::PutNodeAddress { .. } | Write::DeleteNodeAddress { .. } => true,
+        Write::Slots { .. }
+        | Write::Record { .. }
+        | Write::Range { .. }
+        | Write::Settings { .. }
+        | Write::PutSourceRange { .. }
+        | Write::DeleteSourceRange { .. }
+        | Write::Grace => false,
     }
 }
 

@@ -12,6 +12,7 @@ mod problem_log;
 
 use std::{collections::BTreeSet, time::Duration};
 
+use lb_common::address::SocketAddress;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -24,7 +25,7 @@ use self::problem_log::ProblemLog;
 use crate::{
     health_check::HealthChecks,
     model::{Change, Kind, Node, Object, Problem},
-    pipeline::{Pipeline, ServiceView, Summary, SyncReport},
+    pipeline::{NodePorts, Pipeline, ServiceView, Summary, SyncReport},
     store::Store,
     telemetry::chain,
 };
@@ -56,6 +57,15 @@ pub struct Progress {
     pub waiting_since: Option<Instant>,
 }
 
+/// What has happened to the tables that others look into. Each number counts up when it has happened once more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notices {
+    /// Backends have left a UDP service port: sockets may be connected to them.
+    pub left: u64,
+    /// Other node ports are in use, or they answer elsewhere.
+    pub node_ports: u64,
+}
+
 /// What others may ask the reconciler.
 #[derive(Debug)]
 pub enum Question {
@@ -63,6 +73,10 @@ pub enum Question {
     Report(oneshot::Sender<Report>),
     /// All Services.
     Services(oneshot::Sender<Vec<ServiceView>>),
+    /// Which of these backends serve the UDP service port of that number. As many answers, in the same order.
+    Serving(Vec<(u32, SocketAddress)>, oneshot::Sender<Vec<bool>>),
+    /// The node ports in force.
+    NodePorts(oneshot::Sender<NodePorts>),
 }
 
 /// The state in short.
@@ -83,6 +97,7 @@ pub struct Reconciler<S> {
     store: S,
     progress: watch::Sender<Progress>,
     health_checks: watch::Sender<HealthChecks>,
+    notices: watch::Sender<Notices>,
     source: SourceState,
     retry: Backoff,
     fruitless: u32,
@@ -105,6 +120,7 @@ impl<S: Store> Reconciler<S> {
             store,
             progress,
             health_checks: watch::Sender::default(),
+            notices: watch::Sender::default(),
             source: SourceState::new(now),
             retry: Backoff::new(RETRY_FIRST, RETRY_LATEST),
             fruitless: 0,
@@ -119,6 +135,11 @@ impl<S: Store> Reconciler<S> {
     /// The health checks that the objects ask for. Only changes of who listens where wake those who wait for one.
     pub fn health_checks(&self) -> watch::Receiver<HealthChecks> {
         self.health_checks.subscribe()
+    }
+
+    /// What happens to the tables from now on.
+    pub fn notices(&self) -> watch::Receiver<Notices> {
+        self.notices.subscribe()
     }
 
     /// Reconciles until nobody is left who could send a change.
@@ -200,6 +221,17 @@ impl<S: Store> Reconciler<S> {
         self.note_waiting(report.dirty > 0, now);
         self.tell_health_checks();
         self.judge_initial_state(&report);
+        self.give_notice(&report);
+    }
+
+    fn give_notice(&self, report: &SyncReport) {
+        let (left, node_ports) = (u64::from(report.left > 0), u64::from(report.node_ports));
+        if left + node_ports > 0 {
+            self.notices.send_modify(|notices| {
+                notices.left += left;
+                notices.node_ports += node_ports;
+            });
+        }
     }
 
     /// Publishes since when writes have been failing.
@@ -269,6 +301,13 @@ impl<S: Store> Reconciler<S> {
                 source: self.source.clone(),
             })),
             Question::Services(reply) => drop(reply.send(self.pipeline.services())),
+            Question::Serving(backends, reply) => {
+                let serves = |(service_id, backend): &(u32, SocketAddress)| {
+                    self.pipeline.is_serving(*service_id, backend)
+                };
+                drop(reply.send(backends.iter().map(serves).collect()));
+            }
+            Question::NodePorts(reply) => drop(reply.send(self.pipeline.node_ports())),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! Writing one Service: its ports one after the other, each by its own plan.
 
 use lb_common::{
+    address::Protocol,
     backend::{Backend, flags},
     frontend::{FrontendKey, FrontendKind},
     service::Settings,
     source::SourcePrefix,
 };
 
-use super::{Pipeline, Writer, grace, no_room_text};
+use super::{Pipeline, Writer, grace, no_room_text, serving::Serving};
 use crate::{
-    desired::{Desired, claims::PortIndex, ids::BackendKey},
+    desired::{Desired, Port, claims::PortIndex, ids::BackendKey},
     model::{Problem, Service},
     plan::{NoRoom, Plan, Target, actual::Actual, plan},
     resolve::{self, ResolvedEndpoint, Verdict},
@@ -53,6 +54,7 @@ impl Pipeline {
                 desired: &mut self.desired,
                 actual: &mut self.actual,
                 adopting: self.adopting,
+                serving: &mut self.serving,
                 problems: &mut endpoint_problems,
             }
             .write(writer);
@@ -89,6 +91,7 @@ struct PortWriter<'a> {
     desired: &'a mut Desired,
     actual: &'a mut Actual,
     adopting: bool,
+    serving: &'a mut Serving,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -97,19 +100,34 @@ impl<'a> PortWriter<'a> {
         let Some(service) = &self.entry.service else { return Ok(()) };
         let frontends = self.desired.frontends_of(self.port);
         if frontends.is_empty() {
-            if let Some(record) = self.desired.port_mut(self.port).record.take() {
+            let port = self.desired.port_mut(self.port);
+            if let Some(record) = port.record.take() {
                 self.actual.abandon(record);
             }
+            self.serving.remove(port.service_id);
             return Ok(());
         }
         if self.adopting {
             self.find_record(&frontends);
         }
         let wanted = self.wanted(service, frontends);
-        match self.plan(&wanted, writer) {
+        let written = self.write_wanted(&wanted, writer);
+        let Port { service_id, spec, .. } = self.desired.port(self.port);
+        // Without a number nothing of the port can be in force.
+        if spec.protocol == Protocol::Udp && *service_id != 0 {
+            match written {
+                Ok(()) => self.serving.set(*service_id, &wanted.endpoints),
+                Err(_) => self.serving.set_if_unknown(*service_id, &wanted.endpoints),
+            }
+        }
+        written
+    }
+
+    fn write_wanted(&mut self, wanted: &Wanted<'_>, writer: &mut Writer<'_>) -> Result<(), Stop> {
+        match self.plan(wanted, writer) {
             Ok(plan) => self.carry_out(&plan, writer).map_err(Stop::from),
             Err(stop) => {
-                self.forget_numbers(&wanted);
+                self.forget_numbers(wanted);
                 if matches!(stop, Stop::NoRoom(_)) {
                     self.withdraw_from_others(&wanted.frontends, writer)?;
                 }

@@ -329,3 +329,5 @@ fn the_views_say_what_is_in_force_and_why() {
         ["default/old:http", "default/new:http"]
     );
 }
+
+mod left;

@@ -17,6 +17,10 @@ pub struct SyncReport {
     pub blocked: usize,
     /// Slots or records wait for a grace period: call [`Pipeline::reclaim`](super::Pipeline::reclaim) when it suits.
     pub retired: bool,
+    /// So many backends no longer serve a UDP service port that they served before: sockets may be connected to them.
+    pub left: usize,
+    /// Which node ports there are, or where they answer, has changed.
+    pub node_ports: bool,
 }
 
 /// What one call of [`Pipeline::reclaim`](super::Pipeline::reclaim) freed.
