@@ -25,8 +25,6 @@ pub mod maps {
     pub const DATAGRAMS: &str = "DATAGRAMS";
     /// LRU hash: [`FlowKey`](crate::flow::FlowKey) → [`Flow`](crate::flow::Flow).
     pub const FLOWS: &str = "FLOWS";
-    /// LRU hash: [`FragmentKey`](crate::fragment::FragmentKey) → [`FragmentPorts`](crate::fragment::FragmentPorts).
-    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Per-CPU array: number of an [`Outcome`](crate::outcome::Outcome) or [`Reason`](crate::outcome::Reason) → count.
     pub const OUTCOMES: &str = "OUTCOMES";
     /// Array of one [`Config`](super::Config).
@@ -41,7 +39,7 @@ pub mod maps {
     pub const GRACE: &str = "GRACE";
 
     /// All that are pinned.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 14] = [
         FRONTENDS,
         SERVICES,
         BACKENDS,
@@ -50,7 +48,6 @@ pub mod maps {
         SOCKETS,
         DATAGRAMS,
         FLOWS,
-        FRAGMENTS,
         OUTCOMES,
         CONFIG,
         DEVICES,
@@ -81,6 +78,8 @@ pub mod programs {
     pub const TC_INGRESS: &str = "tc_ingress";
     /// TC egress on the external devices.
     pub const TC_EGRESS: &str = "tc_egress";
+    /// Iterator over `SOCKETS`: the connected UDP sockets.
+    pub const CONNECTED_UDP: &str = "connected_udp";
 }
 
 /// Names of the read-only globals: facts of the kernel, so that the verifier removes what cannot work there.
@@ -169,8 +168,6 @@ pub mod capacity {
     pub const NAMESPACES: u32 = 4_096;
     /// Entries of `FLOWS`: two for each connection.
     pub const FLOWS: u32 = 262_144;
-    /// Entries of `FRAGMENTS`: one for each fragmented datagram on its way.
-    pub const FRAGMENTS: u32 = 8_192;
 }
 
 /// First port for translated sources, by default: above Linux's default range of ephemeral ports (32768–60999).

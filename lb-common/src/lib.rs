@@ -27,7 +27,6 @@ pub mod checksum;
 pub mod config;
 pub mod decide;
 pub mod flow;
-pub mod fragment;
 pub mod frontend;
 pub mod namespace;
 pub mod outcome;
@@ -61,13 +60,12 @@ map_types!(
     config::NodeAddress,
     flow::Flow,
     flow::FlowKey,
-    fragment::FragmentKey,
-    fragment::FragmentPorts,
     frontend::FrontendEntry,
     frontend::FrontendKey,
     namespace::NamespaceAddresses,
     service::Range,
     service::ServiceRecord,
+    socket::ConnectedSocket,
     socket::DatagramKey,
     socket::DatagramValue,
     socket::SocketState,

@@ -19,6 +19,9 @@ pub mod state {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct SocketState {
+    /// Cookie of the socket's network namespace, of connected UDP: where the agent ends it when its backend has left.
+    /// Zero for all others.
+    pub namespace: u64,
     /// Where the application wanted to go: what `getpeername` and `recvmsg` show.
     pub frontend: SocketAddress,
     /// Where its traffic goes.
@@ -33,6 +36,20 @@ pub struct SocketState {
     pub state: u32,
     /// See [`flags`].
     pub flags: u32,
+    /// The socket's protocol, by its IANA number.
+    pub protocol: u32,
+}
+
+const _: () = assert!(size_of::<SocketState>() == 72);
+
+/// What the iterator over `SOCKETS` tells of a connected UDP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ConnectedSocket {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// What it remembers.
+    pub state: SocketState,
 }
 
 /// Bits of [`SocketState::flags`].

@@ -22,6 +22,8 @@ mod socket;
 mod tables;
 mod verdict;
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr, classifier},
     programs::{SockAddrContext, SockContext, TcContext},
@@ -91,6 +93,14 @@ pub fn post_bind4(ctx: SockContext) -> i32 {
 #[cgroup_sock(post_bind6)]
 pub fn post_bind6(ctx: SockContext) -> i32 {
     verdict::allow_bind(socket::post_bind::<V6>(&ctx))
+}
+
+/// The connected UDP sockets, for the agent to read. Its section names the kind of iterator.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub extern "C" fn connected_udp(element: *const c_void) -> i32 {
+    socket::tell_connected(element.cast());
+    0
 }
 
 /// What arrives at an external device.

@@ -6,6 +6,7 @@
 mod bind;
 mod closed;
 mod connect;
+mod connected;
 mod datagram;
 mod peer;
 mod sender;
@@ -29,6 +30,7 @@ pub(crate) use self::{
     bind::post_bind,
     closed::{connect_closed, send_closed},
     connect::connect,
+    connected::tell as tell_connected,
     datagram::{recvmsg, sendmsg},
     peer::getpeername,
 };

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! source ──┐                                  ┌── status socket
-//! netlink ─┴→ changes → reconciler → store    │      asks both
-//!                          │ progress         │
-//!                          └──→ datapath (configure, activate, devices)
+//! netlink ─┼→ changes → reconciler → store    │      asks both
+//!    │     │               │ progress         │
+//!    │     │               ├──→ datapath (configure, activate, devices)
+//!    │     │               │ notices
+//!    │     │               └──→ sweeper (stale sockets), watch of node ports
+//!    └ namespaces → NAMESPACES      │
+//!          └────────────────────────┘ where sockets are
 //! ```
 //!
 //! Nothing that is in force changes before all initial lists have arrived and are written. Once started, the agent ends
@@ -12,10 +16,18 @@
 
 mod answers;
 mod datapath;
+mod namespaces;
+mod node_ports;
 pub(crate) mod source_address;
+mod stale;
 pub(crate) mod switches;
 
-use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -29,12 +41,14 @@ use tracing::{debug, info, warn};
 use self::{
     answers::{Answers, Facts, Origin},
     datapath::Datapath,
+    namespaces::Known,
+    stale::Sweeper,
     switches::Host,
 };
 use crate::{
     config::{self, Config, Instance, NodeIps, SourceConfig},
     health_check::{self, server::HealthServer},
-    kernel::{Kernel, KernelConfig, KernelError, ProgramLog},
+    kernel::{ConnectedSockets, Kernel, KernelConfig, KernelError, Namespaces, ProgramLog},
     model::Change,
     netlink::{self, Interfaces, NetlinkError},
     pipeline::{Pipeline, PipelineSettings},
@@ -130,6 +144,8 @@ struct Prepared {
     origin: Origin,
     interfaces: Interfaces,
     kernel: Kernel,
+    namespaces: Namespaces,
+    connected: Result<Option<ConnectedSockets>, KernelError>,
     host: Host,
     node_ips: NodeIps,
     datapath: config::Datapath,
@@ -156,10 +172,11 @@ impl Prepared {
         let interfaces = netlink::read(&datapath.devices).await?;
         // Before anything is made at the kernel; once more when the socket is bound.
         check_free(&instance.socket)?;
-        let kernel = Kernel::prepare(&kernel_config(&instance, &datapath))?;
+        let mut kernel = Kernel::prepare(&kernel_config(&instance, &datapath))?;
         let server = Server::bind(&instance.socket)?;
         report_features(&kernel);
-        let store = kernel.store()?;
+        let (store, namespaces) = (kernel.store()?, kernel.namespaces()?);
+        let connected = kernel.connected_sockets();
         let settings = PipelineSettings { node_name, node_port_addresses, external_ips };
         let mut pipeline = Pipeline::new(settings, store.capacity());
         if kernel.reused() {
@@ -172,6 +189,8 @@ impl Prepared {
             origin,
             interfaces,
             kernel,
+            namespaces,
+            connected,
             host,
             node_ips,
             datapath,
@@ -189,6 +208,8 @@ impl Prepared {
             origin,
             interfaces,
             mut kernel,
+            namespaces,
+            connected,
             host,
             node_ips,
             datapath,
@@ -209,8 +230,24 @@ impl Prepared {
 
         let mut parts = Parts::new();
         spawn_source(&mut parts, source, changes.clone());
-        let follow = netlink::follow(datapath.devices.clone(), changes.clone(), devices);
+        let (device_events, watched_events) = watch::channel(0);
+        let follow = netlink::follow(datapath.devices.clone(), changes.clone(), devices, device_events);
         parts.spawn(follow.map(|()| Ok("netlink")));
+        let (known, watched_namespaces) = watch::channel(Known::default());
+        let follow = namespaces::follow(namespaces, watched_events, changes.clone(), known);
+        parts.spawn(follow.map(|()| Ok("namespaces")));
+        let ended = Arc::new(AtomicU64::new(0));
+        let connected = connected.unwrap_or_else(|error| {
+            // The rest works without; the channel is new and has room.
+            warn!(error = chain(&error), "connected UDP sockets will stay with backends that have left");
+            drop(changes.try_send(stale::impossible(&error)));
+            None
+        });
+        let sweeper = Sweeper::new(connected, watched_namespaces, ask_reconciler.clone(), Arc::clone(&ended));
+        let notices = reconciler.notices();
+        parts.spawn(sweeper.run(progress.clone(), notices.clone()).map(|()| Ok("sweeper")));
+        let binds = node_ports::watch_binds(notices, ask_reconciler.clone(), changes.clone());
+        parts.spawn(binds.map(|()| Ok("watch of node ports")));
         parts.spawn(reconciler.run(arrived, asked_reconciler).map(|()| Ok("reconciler")));
         if let Some(log) = kernel.logger() {
             parts.spawn(forward(log).map(|never| match never {}));
@@ -225,6 +262,7 @@ impl Prepared {
             progress: progress.clone(),
             ready: watched_ready,
             reconciler: ask_reconciler,
+            ended,
             datapath: ask_datapath,
         };
         parts.spawn(server.serve(Arc::new(answers)).map(|()| Ok("status server")));

@@ -6,6 +6,7 @@
 
 mod bpf;
 mod cleanup;
+mod connected;
 mod device;
 pub(crate) mod error;
 mod features;
@@ -36,6 +37,7 @@ use lb_common::config::{Config, LAYOUT_VERSION, capacity, maps};
 
 pub use self::{
     cleanup::cleanup,
+    connected::ConnectedSockets,
     error::KernelError,
     features::{Feature, probe_features},
     link::Change,
@@ -47,7 +49,7 @@ pub use self::{
 };
 use self::{
     device::Kind,
-    features::{Features, TCX},
+    features::{Features, NETNS_COOKIE, SOCK_DESTROY, SOCKET_ITERATOR, TCX},
     generation::TablesFrom,
     link::OnCgroup,
     pins::{Lock, Pins},
@@ -168,6 +170,14 @@ impl Kernel {
     /// The addresses of the pods on this node, for the one task that writes them.
     pub fn namespaces(&self) -> Result<Namespaces, KernelError> {
         Namespaces::new(&self.ebpf)
+    }
+
+    /// The connected UDP sockets, for reading; none where the kernel cannot tell them or end them.
+    pub fn connected_sockets(&mut self) -> Result<Option<ConnectedSockets>, KernelError> {
+        let possible = self.features.has(SOCKET_ITERATOR)
+            && self.features.has(SOCK_DESTROY)
+            && self.features.has(NETNS_COOKIE);
+        possible.then(|| ConnectedSockets::new(&mut self.ebpf)).transpose()
     }
 
     /// Sets the run-time switches. They must be set once before [`Kernel::activate`]; the layout's version is set here.

@@ -11,6 +11,7 @@
 //! `kube` and `k8s_openapi` appear only in [`source`]; `aya` only in [`kernel`] and `store::kernel`.
 
 pub mod agent;
+mod bound;
 pub mod cli;
 pub mod config;
 pub mod desired;
@@ -19,11 +20,13 @@ pub mod kernel;
 mod lookup;
 pub mod model;
 pub mod netlink;
+mod netns;
 pub mod output;
 pub mod pipeline;
 pub mod plan;
 pub mod reconcile;
 pub mod resolve;
+mod sock_diag;
 pub mod source;
 pub mod state;
 pub mod status;

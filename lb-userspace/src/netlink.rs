@@ -4,6 +4,8 @@
 //! the loss itself is noticed, which the kernel reports (netlink(7), `ENOBUFS`). This module watches its own network
 //! namespace only.
 
+pub(crate) mod exchange;
+
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -77,15 +79,17 @@ pub async fn read(patterns: &[DevicePattern]) -> Result<Interfaces, NetlinkError
 }
 
 /// Follows the interfaces until `changes` is closed: sends the addresses and the devices, first as they are, then
-/// whenever they differ. Trouble is logged and tried again; what was said last stays.
+/// whenever they differ; `events` counts what the kernel tells of any device. Trouble is logged and tried again; what was
+/// said last stays.
 pub async fn follow(
     patterns: Vec<DevicePattern>,
     changes: mpsc::Sender<Change>,
     devices: watch::Sender<Devices>,
+    events: watch::Sender<u64>,
 ) {
     let mut said: Option<Vec<IpAddr>> = None;
     while !changes.is_closed() {
-        if let Err(error) = follow_once(&patterns, &changes, &devices, &mut said).await {
+        if let Err(error) = follow_once(&patterns, &changes, &devices, &events, &mut said).await {
             let error = chain(&error);
             warn!(error, "cannot follow the node's interfaces; trying again");
             sleep(RETRY).await;
@@ -98,11 +102,12 @@ async fn follow_once(
     patterns: &[DevicePattern],
     changes: &mpsc::Sender<Change>,
     devices: &watch::Sender<Devices>,
+    events: &watch::Sender<u64>,
     said: &mut Option<Vec<IpAddr>>,
 ) -> Result<(), NetlinkError> {
     // Listen before the first listing, so that nothing happens unseen in between.
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-    let (listener, _, mut events) = new_multicast_connection(&groups).map_err(NetlinkError::Open)?;
+    let (listener, _, mut heard) = new_multicast_connection(&groups).map_err(NetlinkError::Open)?;
     let listener = AbortOnDrop(tokio::spawn(listener));
     loop {
         let Interfaces { addresses, devices: matching } = read(patterns).await?;
@@ -121,11 +126,12 @@ async fn follow_once(
             *said = Some(addresses);
         }
         tokio::select! {
-            event = events.next() => event.ok_or(NetlinkError::Ended)?,
+            event = heard.next() => event.ok_or(NetlinkError::Ended)?,
             () = changes.closed() => return Ok(()),
         };
+        events.send_modify(|count| *count += 1);
         sleep(SETTLE).await;
-        while let Ok(event) = events.try_recv() {
+        while let Ok(event) = heard.try_recv() {
             drop(event);
         }
         if listener.0.is_finished() {
@@ -169,7 +175,7 @@ async fn list(handle: &rtnetlink::Handle, patterns: &[DevicePattern]) -> Result<
 }
 
 /// The address, unless duplicate address detection is still at it or has found it taken (RFC 4862).
-fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
+pub(crate) fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
     let pending = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
     let optimistic = message.attributes.iter().any(
         |attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Optimistic)),
@@ -238,7 +244,7 @@ mod tests {
         let (sender, mut changes) = mpsc::channel(4);
         let (devices, mut matching) = watch::channel(Devices::new());
         let pattern = "l[o-p]".parse().unwrap();
-        let task = tokio::spawn(follow(vec![pattern], sender, devices));
+        let task = tokio::spawn(follow(vec![pattern], sender, devices, watch::Sender::new(0)));
         matching.changed().await.unwrap();
         // The loopback device has index 1 in every network namespace.
         let found = matching.borrow().clone();

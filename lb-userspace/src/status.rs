@@ -91,6 +91,9 @@ pub struct AgentStatus {
     pub uptime_seconds: u64,
     /// Where its maps and links are pinned.
     pub bpffs: String,
+    /// Connected UDP sockets that it has ended since it started, because their backend had left.
+    #[serde(default)]
+    pub ended_sockets: u64,
 }
 
 /// Where objects come from.

@@ -139,6 +139,11 @@ impl<'a> Cluster<'a> {
     pub fn again(&self, from: &str, id: u32, target: Target) -> Result<Answer> {
         self.prober(from)?.answer(&Request::Again(id, target.to)).with_context(|| format!("{from}: {target}"))
     }
+
+    /// Waits for a datagram on an open UDP socket, as long as its limit allows.
+    pub fn receive(&self, from: &str, id: u32) -> Result<Answer> {
+        self.prober(from)?.answer(&Request::Receive(id)).with_context(|| format!("{from}: socket {id}"))
+    }
 }
 
 /// A TCP target at an address in text.

@@ -102,6 +102,8 @@ pub enum Request {
     Open(u32, Target),
     /// Asks again through an open socket; an unconnected one may ask somebody else. Gives one answer.
     Again(u32, SocketAddr),
+    /// Waits for a datagram on an open UDP socket, without asking. Gives one answer.
+    Receive(u32),
     /// Closes an open socket. Gives no answer.
     Close(u32),
     /// Binds a socket of the target's protocol to its address, and closes it. Gives one answer, without a reply.

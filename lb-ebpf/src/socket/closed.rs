@@ -31,6 +31,8 @@ pub(crate) fn connect_closed<F: Family>(ctx: &SockAddrContext) {
     tables::remember(
         ctx,
         &SocketState {
+            // No backend that could leave.
+            namespace: 0,
             frontend,
             backend,
             service_id: 0,
@@ -38,6 +40,7 @@ pub(crate) fn connect_closed<F: Family>(ctx: &SockAddrContext) {
             slot: 0,
             state: state::CONNECTED,
             flags: 0,
+            protocol: protocol(ctx).map_or(0, |protocol| protocol as u32),
         },
     );
     set_socket_address::<F>(ctx, &backend);

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use lb_common::{
-    address::SocketAddress,
+    address::{Protocol, SocketAddress},
     decide,
     frontend::FrontendKey,
     outcome::{Outcome, Reason},
@@ -10,7 +10,7 @@ use lb_common::{
 };
 
 use super::{
-    Family, client, datagram, protocol,
+    Family, client, datagram, namespace, protocol,
     sender::{bound_address, sender},
     set_socket_address, socket_address, source,
 };
@@ -35,6 +35,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
     let stored = tables::remember(
         ctx,
         &SocketState {
+            namespace: if protocol == Protocol::Udp { namespace(ctx) } else { 0 },
             frontend,
             backend,
             service_id: selection.service_id,
@@ -42,6 +43,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
             slot: selection.slot,
             state: state::CONNECTED,
             flags: 0,
+            protocol: protocol as u32,
         },
     );
     set_socket_address::<F>(ctx, &backend);

@@ -192,6 +192,7 @@ fn remember(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selecti
     tables::remember(
         ctx,
         &SocketState {
+            namespace: 0,
             frontend: *frontend,
             backend,
             service_id: selection.service_id,
@@ -199,6 +200,7 @@ fn remember(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selecti
             slot: selection.slot,
             state: state::DATAGRAM,
             flags: 0,
+            protocol: Protocol::Udp as u32,
         },
     )
 }

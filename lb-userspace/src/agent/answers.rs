@@ -1,7 +1,14 @@
 //! The agent's answers to whoever asks on the status socket: the parts of the agent know the facts, this puts them
 //! together.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -43,6 +50,8 @@ pub(super) struct Answers {
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) ready: watch::Receiver<bool>,
     pub(super) reconciler: mpsc::Sender<reconcile::Question>,
+    /// UDP sockets ended because their backend had left.
+    pub(super) ended: Arc<AtomicU64>,
     pub(super) datapath: mpsc::Sender<datapath::Question>,
 }
 
@@ -118,6 +127,7 @@ impl Answers {
             pid: std::process::id(),
             uptime_seconds: self.facts.started.elapsed().as_secs(),
             bpffs: self.facts.bpffs.clone(),
+            ended_sockets: self.ended.load(Ordering::Relaxed),
         }
     }
 

@@ -1,7 +1,8 @@
-//! The few calls of bpf(2) that aya does not offer: links of every kind of program, and two probes.
+//! The few calls of bpf(2) that aya does not offer: links of every kind of program, iterators, and two probes.
 
 use std::{
     ffi::CString,
+    fs::File,
     io, mem,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
@@ -90,6 +91,27 @@ pub(crate) fn link_detach(link: impl AsFd) -> io::Result<()> {
     let mut attr = zeroed();
     attr.link_detach.link_fd = number(link.as_fd());
     call(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// A link that makes an iterator run over the elements of a map (kernel 5.9 for socket storage).
+pub(crate) fn link_iterator(program: impl AsFd, map: impl AsFd) -> io::Result<OwnedFd> {
+    // `union bpf_iter_link_info`, whose first member is the map's descriptor.
+    let info = number(map.as_fd());
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = number(program.as_fd());
+    attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    // SAFETY: the member of the union that an iterator's link reads; all are plain numbers.
+    let target = unsafe { &mut attr.link_create.__bindgen_anon_3.__bindgen_anon_1 };
+    target.iter_info = (&raw const info).expose_provenance() as u64;
+    target.iter_info_len = size_of_val(&info) as u32;
+    descriptor(call(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
+}
+
+/// One run of an iterator: reading the file runs the program.
+pub(crate) fn iterate(link: impl AsFd) -> io::Result<File> {
+    let mut attr = zeroed();
+    attr.iter_create.link_fd = number(link.as_fd());
+    descriptor(call(bpf_cmd::BPF_ITER_CREATE, &mut attr)?).map(File::from)
 }
 
 /// Whether the kernel accepts a `sock_addr` program for this hook.

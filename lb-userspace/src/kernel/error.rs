@@ -133,6 +133,9 @@ pub enum KernelError {
     /// The tables of the generation in force could not be read or copied.
     #[error("copying the tables of the generation in force")]
     Copy(#[source] StoreError),
+    /// The programs that run now could not be waited for.
+    #[error("waiting for the running programs to end")]
+    Grace(#[source] StoreError),
     /// There is no such device in the network namespace.
     #[error("no network device {name}")]
     NoDevice {

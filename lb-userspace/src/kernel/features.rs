@@ -1,6 +1,6 @@
 //! What the running kernel can do, found by asking it: distributions backport, and builds leave things out.
 
-use std::io;
+use std::{fs, io};
 
 use aya::{
     maps::{Array, MapData, MapType},
@@ -14,6 +14,7 @@ use aya_obj::generated::{BPF_F_MMAPABLE, bpf_attach_type};
 use serde::Serialize;
 
 use super::{bpf, error::KernelError, netns::netns_cookie};
+use crate::sock_diag;
 
 /// Something that a kernel has or lacks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,6 +40,9 @@ pub(crate) struct Features {
 /// The features that change what is loaded or how it is attached.
 pub(crate) const SET_RETVAL: &str = "bpf_set_retval";
 pub(crate) const TCX: &str = "tcx";
+pub(crate) const NETNS_COOKIE: &str = "SO_NETNS_COOKIE";
+pub(crate) const SOCKET_ITERATOR: &str = "socket iterator";
+pub(crate) const SOCK_DESTROY: &str = "SOCK_DESTROY";
 
 /// A line of the table below.
 struct Probe {
@@ -49,7 +53,7 @@ struct Probe {
     ask: fn() -> io::Result<bool>,
 }
 
-const PROBES: [Probe; 16] = [
+const PROBES: [Probe; 18] = [
     Probe {
         name: "btf",
         purpose: "maps with types, which socket storage needs",
@@ -142,8 +146,10 @@ const PROBES: [Probe; 16] = [
         ask: || helper_of(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_redirect_neigh),
     },
     Probe {
-        name: "SO_NETNS_COOKIE",
-        purpose: "knowing the host's and the pods' network namespaces; without it node ports do not answer at loopback addresses, and Services with source ranges refuse unbound sockets",
+        name: NETNS_COOKIE,
+        purpose: "knowing the host's and the pods' network namespaces; without it node ports do not answer at loopback \
+                  addresses, Services with source ranges refuse unbound sockets, and connected UDP sockets stay with a \
+                  backend that has left",
         since: "5.14",
         required: false,
         ask: netns_cookie_option,
@@ -154,6 +160,21 @@ const PROBES: [Probe; 16] = [
         since: "5.18",
         required: false,
         ask: || helper(BpfHelper::BPF_FUNC_set_retval),
+    },
+    Probe {
+        name: SOCKET_ITERATOR,
+        purpose: "connected UDP sockets end when their backend has left; without it they stay with it",
+        since: "5.12",
+        required: false,
+        ask: socket_iterator,
+    },
+    Probe {
+        name: SOCK_DESTROY,
+        purpose: "connected UDP sockets end when their backend has left; without it (CONFIG_INET_DIAG_DESTROY, \
+                  CONFIG_INET_UDP_DIAG) they stay with it",
+        since: "4.9",
+        required: false,
+        ask: sock_diag::can_destroy_udp,
     },
     Probe {
         name: TCX,
@@ -238,6 +259,16 @@ fn netns_cookie_option() -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Iterators over socket storage (5.9), and a socket's cookie for them (5.12): the kernel's own types name what it has.
+fn socket_iterator() -> io::Result<bool> {
+    const NAMES: [&[u8]; 2] = [b"\0bpf_iter_bpf_sk_storage_map\0", b"\0bpf_get_socket_ptr_cookie\0"];
+    let types = match fs::read("/sys/kernel/btf/vmlinux") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        types => types?,
+    };
+    Ok(NAMES.iter().all(|name| memchr::memmem::find(&types, name).is_some()))
 }
 
 /// Asks the loopback device, which every network namespace has as its first, for its programs.

@@ -122,7 +122,7 @@ fn wrong_type(name: &str) -> KernelError {
 }
 
 /// A verifier's log is long, and its end says why.
-fn refused(program: &str, error: ProgramError) -> KernelError {
+pub(crate) fn refused(program: &str, error: ProgramError) -> KernelError {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
@@ -175,7 +175,9 @@ mod tests {
         assert_eq!(size(maps::CONFIG), (4, size_of::<Config>()));
         assert_eq!(definitions[maps::FLOWS].max_entries, 7);
         let object = Object::parse(OBJECT).unwrap();
-        for name in cgroup_programs().chain([programs::TC_INGRESS, programs::TC_EGRESS]) {
+        for name in
+            cgroup_programs().chain([programs::TC_INGRESS, programs::TC_EGRESS, programs::CONNECTED_UDP])
+        {
             assert!(object.programs.contains_key(name), "{name}");
         }
     }

@@ -45,10 +45,15 @@ impl Status {
 
     fn facts(&self) -> Columns {
         let mut facts = Columns::default();
-        if let Some(AgentStatus { version, commit, pid, uptime_seconds, bpffs }) = &self.agent {
+        if let Some(agent) = &self.agent {
+            let AgentStatus { version, commit, pid, uptime_seconds, bpffs, ended_sockets } = agent;
             let commit = commit.as_ref().map(|commit| format!(" ({commit})")).unwrap_or_default();
             let up = age(*uptime_seconds);
             facts.row(["Agent", &format!("{version}{commit}, process {pid}, up {up}, pinned in {bpffs}")]);
+            if *ended_sockets > 0 {
+                let what = format!("{ended_sockets}: their backends had left (ECONNABORTED)");
+                facts.row(["Ended UDP sockets", &what]);
+            }
         }
         if let Some(source) = &self.source {
             facts.row(["Source", &source.line()]);

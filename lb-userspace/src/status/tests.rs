@@ -34,6 +34,7 @@ fn status() -> Status {
             pid: 4711,
             uptime_seconds: 61,
             bpffs: "/sys/fs/bpf/sockeye".to_owned(),
+            ended_sockets: 3,
         }),
         source: Some(SourceStatus {
             kind: SourceKind::Cluster,
@@ -231,6 +232,7 @@ fn status_for_people() {
     expect![[r#"
         waiting for the list of Service, the list of EndpointSlice
         Agent               0.1.0 (0a80f9d), process 4711, up 1m01s, pinned in /sys/fs/bpf/sockeye
+        Ended UDP sockets   3: their backends had left (ECONNABORTED)
         Source              cluster /etc/kubernetes/kubelet.conf, not reachable for 1m00s, never heard of
         Node                worker-7, zone a
         Translated sources  192.0.2.7, 2001:db8::7
@@ -309,7 +311,8 @@ fn status_for_programs() {
             "commit": "0a80f9d",
             "pid": 4711,
             "uptimeSeconds": 61,
-            "bpffs": "/sys/fs/bpf/sockeye"
+            "bpffs": "/sys/fs/bpf/sockeye",
+            "endedSockets": 3
           },
           "source": {
             "kind": "cluster",

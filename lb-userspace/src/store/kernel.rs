@@ -39,7 +39,13 @@ use crate::kernel::{
 #[derive(Debug)]
 pub struct KernelStore {
     tables: TableMaps,
-    grace: ArrayOfMaps<MapData>,
+    grace: Grace,
+}
+
+/// Waiting until every program that runs now has ended.
+#[derive(Debug)]
+pub(crate) struct Grace {
+    map: ArrayOfMaps<MapData>,
     /// What the element of `GRACE` is set to, again and again.
     inner: MapData,
 }
@@ -62,21 +68,26 @@ impl KernelStore {
             let map = ebpf.map(name).ok_or(MapError::ElementNotFound)?;
             duplicate(map)
         })?;
+        Ok(Self { tables, grace: Grace::new(ebpf)? })
+    }
+}
+
+impl Grace {
+    /// On the map that a loaded object uses.
+    pub(crate) fn new(ebpf: &Ebpf) -> Result<Self, KernelError> {
         let error = || KernelError::map("opening", maps::GRACE);
-        let grace =
-            ebpf.map(maps::GRACE).ok_or(MapError::ElementNotFound).and_then(duplicate).map_err(error())?;
-        let grace = Map::from_map_data(grace).and_then(ArrayOfMaps::try_from).map_err(error())?;
-        let inner = inner_map().map_err(error())?;
-        Ok(Self { tables, grace, inner })
+        let data = ebpf.map(maps::GRACE).ok_or(MapError::ElementNotFound).and_then(duplicate);
+        let map = data.and_then(Map::from_map_data).and_then(ArrayOfMaps::try_from).map_err(error())?;
+        Ok(Self { map, inner: inner_map().map_err(error())? })
     }
 
-    /// Waits until every program that runs now has ended.
+    /// Waits.
     ///
     /// The kernel calls `synchronize_rcu` before an update of an element of a map of maps returns, since 4.20
     /// (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c): whether the element really changed does not matter. Programs
     /// run in RCU read-side sections. It takes 8 to 20 ms, so one wait serves all that was retired before it.
-    fn wait_for_programs(&mut self) -> Result<(), StoreError> {
-        self.grace.set(0, &self.inner, 0).map_err(|error| store_error("updating", maps::GRACE, error))
+    pub(crate) fn wait(&mut self) -> Result<(), StoreError> {
+        self.map.set(0, &self.inner, 0).map_err(|error| store_error("updating", maps::GRACE, error))
     }
 }
 
@@ -121,7 +132,7 @@ impl Store for KernelStore {
             Write::DeleteNodeAddress { address } => {
                 deleted(tables.node_addresses.remove(address), maps::NODE_ADDRESSES)
             }
-            Write::Grace => self.wait_for_programs(),
+            Write::Grace => self.grace.wait(),
         }
     }
 

@@ -45,6 +45,10 @@ impl Sockets {
                 Some(conversation) => Response::Answers(vec![conversation.ask_again(to)]),
                 None => Response::Refused(format!("no open socket {id}")),
             },
+            Request::Receive(id) => match self.open.get_mut(&id) {
+                Some(conversation) => Response::Answers(vec![conversation.listen()]),
+                None => Response::Refused(format!("no open socket {id}")),
+            },
             Request::Close(id) => match self.open.remove(&id) {
                 Some(_) => Response::Answers(Vec::new()),
                 None => Response::Refused(format!("no open socket {id}")),
@@ -198,6 +202,18 @@ impl Conversation {
         let to = Target { to, ..self.target }.destination();
         let mut answer = blank(to);
         let result = self.ask(&mut answer, to);
+        finish(&mut answer, Some(self), result, start);
+        answer
+    }
+
+    /// Waits for a datagram.
+    fn listen(&mut self) -> Answer {
+        let start = Instant::now();
+        let mut answer = blank(self.target.destination());
+        let result = match &self.socket {
+            Wire::Connected(socket) | Wire::Unconnected(socket) => receive(socket, &mut answer),
+            Wire::Stream(_) => Err(odd("receive", "only over UDP")),
+        };
         finish(&mut answer, Some(self), result, start);
         answer
     }
