@@ -1,6 +1,10 @@
 //! Properties of the whole pipeline on a store in memory: any order of events, failing writes, restarts, full maps.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod answers;
+mod crash;
+mod generate;
+mod model;
 mod oracle;
 mod watch;
 mod world;
@@ -9,20 +13,23 @@ use std::collections::BTreeMap;
 
 use lb_userspace::{
     model::Change,
-    pipeline::{NodePortAddresses, Pipeline, PipelineSettings, SyncReport},
+    pipeline::{Pipeline, SyncReport},
     store::{Capacity, Store, checked::CheckedStore, dump::dump, fake::FakeStore, faulty::FaultyStore},
 };
 use proptest::{collection::vec, prelude::*};
 
 use crate::{
+    crash::Mortal,
+    generate::{action, change_of_two_services, operator},
+    model::Model,
     watch::Watch,
-    world::{Action, NODE, World, action, change_of_two_services},
+    world::{Action, Operator, World},
 };
 
 const ROOMY: Capacity =
     Capacity { frontends: 256, services: 64, backends: 1024, source_ranges: 128, node_addresses: 64 };
 
-type TestStore = Watch<FaultyStore<CheckedStore<FakeStore>>>;
+type TestStore = Watch<Mortal<FaultyStore<CheckedStore<FakeStore>>>>;
 
 /// A world, the pipeline that follows it, and the store that it writes.
 struct Run {
@@ -33,9 +40,14 @@ struct Run {
 
 impl Run {
     fn new(capacity: Capacity, failing_percent: u8, seed: u64) -> Self {
+        Self::with(Operator::default(), capacity, failing_percent, seed)
+    }
+
+    fn with(operator: Operator, capacity: Capacity, failing_percent: u8, seed: u64) -> Self {
         let checked = CheckedStore::new(FakeStore::new(capacity)).unwrap();
-        let store = Watch::new(FaultyStore::new(checked, failing_percent, seed));
-        let mut run = Self { world: World::default(), pipeline: pipeline(capacity), store };
+        let store = Watch::new(Mortal::new(FaultyStore::new(checked, failing_percent, seed)));
+        let pipeline = Pipeline::new(operator.settings(), capacity);
+        let mut run = Self { world: World::new(operator), pipeline, store };
         run.tell_all();
         run
     }
@@ -61,10 +73,19 @@ impl Run {
             Action::Restart => self.restart(),
             _ => {}
         }
+        self.restart_if_dead();
+    }
+
+    /// The agent has died: the next one knows nothing but the tables and what the sources say.
+    fn restart_if_dead(&mut self) {
+        if self.store.inner.is_dead() {
+            self.store.inner.revive();
+            self.restart();
+        }
     }
 
     fn restart(&mut self) {
-        self.pipeline = pipeline(self.store.capacity());
+        self.pipeline = Pipeline::new(self.world.operator.settings(), self.store.capacity());
         self.pipeline.adopt(self.store.read().unwrap());
         self.tell_all();
     }
@@ -85,6 +106,7 @@ impl Run {
             if report.dirty == 0 {
                 return report;
             }
+            self.restart_if_dead();
         }
         panic!("does not converge: {:?}", self.pipeline.problems());
     }
@@ -92,15 +114,6 @@ impl Run {
     fn dump(&self) -> String {
         dump(&self.store.read().unwrap(), &self.pipeline.record_names())
     }
-}
-
-fn pipeline(capacity: Capacity) -> Pipeline {
-    let settings = PipelineSettings {
-        node_name: NODE.into(),
-        node_port_addresses: NodePortAddresses::default(),
-        external_ips: true,
-    };
-    Pipeline::new(settings, capacity)
 }
 
 fn checked(run: &Run) -> Result<(), TestCaseError> {
@@ -233,7 +246,7 @@ proptest! {
 
 impl TestStore {
     fn inner_checked(&self) -> &CheckedStore<FakeStore> {
-        self.inner.inner()
+        self.inner.inner.inner()
     }
 }
 
@@ -249,13 +262,75 @@ fn frontend_lines(dump: &str) -> String {
 }
 
 fn is_of(line: &str, services: &[String]) -> bool {
-    services.iter().any(|service| line.contains(&format!(" {service}:")))
+    services.iter().any(|service| [":", " "].iter().any(|end| line.contains(&format!(" {service}{end}"))))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn model_and_tables_agree_whatever_happens_in_whatever_order_1(history in history()) {
+        agree_throughout(&history)?;
+    }
+
+    #[test]
+    fn model_and_tables_agree_whatever_happens_in_whatever_order_2(history in history()) {
+        agree_throughout(&history)?;
+    }
+
+    #[test]
+    fn model_and_tables_agree_whatever_happens_in_whatever_order_3(history in history()) {
+        agree_throughout(&history)?;
+    }
+
+    #[test]
+    fn model_and_tables_agree_whatever_happens_in_whatever_order_4(history in history()) {
+        agree_throughout(&history)?;
+    }
+}
+
+/// A random configuration, and what happens to it.
+#[derive(Clone, Debug)]
+struct History {
+    operator: Operator,
+    actions: Vec<Action>,
+    order: u64,
+}
+
+fn history() -> impl Strategy<Value = History> {
+    (operator(), vec(action(), 1..40), any::<u64>()).prop_map(|(operator, actions, order)| History {
+        operator,
+        actions,
+        order,
+    })
+}
+
+/// The model, the pipeline and the tables read back say the same at the end of a history, whatever of it was written
+/// together; and so they do if everything is told one by one in another order.
+fn agree_throughout(history: &History) -> Result<(), TestCaseError> {
+    let mut run = Run::with(history.operator.clone(), ROOMY, 0, 0);
+    for action in &history.actions {
+        run.act(action);
+    }
+    run.converge();
+    checked(&run)?;
+    let model = Model::of(&run.world);
+    answers::agree(&model, &run.store.read().unwrap())?;
+    prop_assert_eq!(run.dump(), oracle::dump(&run.world));
+    let mut pipeline = Pipeline::new(history.operator.settings(), ROOMY);
+    let mut store = FakeStore::new(ROOMY);
+    for change in run.world.one_by_one(history.order) {
+        pipeline.apply(change);
+        pipeline.sync(&mut store);
+    }
+    prop_assert_eq!(dump(&store.read().unwrap(), &pipeline.record_names()), run.dump());
+    Ok(())
 }
 
 #[test]
 fn nothing_is_written_before_every_kind_has_been_listed() {
-    let world = World::default();
-    let mut pipeline = pipeline(ROOMY);
+    let world = World::new(Operator::default());
+    let mut pipeline = Pipeline::new(world.operator.settings(), ROOMY);
     let mut store = FakeStore::new(ROOMY);
     for change in world.initial() {
         assert!(!pipeline.is_synced());

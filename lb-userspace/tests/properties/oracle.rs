@@ -1,24 +1,23 @@
-//! What the tables must mean for a world: resolved anew, without ids, slots or records.
+//! The model in the form of tables: what each frontend must lead to, and the dump of tables that mean this.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use lb_common::{
-    address::{Address, SocketAddress},
-    config::node_address,
+    address::{Address, Port, SocketAddress},
     frontend::{FrontendKey, FrontendKind},
     service::{Set, Settings, flags},
     source::SourcePrefix,
 };
-use lb_userspace::{
-    resolve::{self, Context, node_addresses::NodePortAddresses},
-    store::{Tables, dump::frontend_name},
-};
+use lb_userspace::store::{Tables, dump::frontend_name};
 
-use crate::world::{NODE, World};
+use crate::{
+    model::{Kind, Model, ServicePort},
+    world::World,
+};
 
 /// What one frontend must lead to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,42 +65,58 @@ pub(crate) fn applicable_set(kind: FrontendKind, settings: Settings, outside: bo
 }
 
 pub(crate) fn meanings(world: &World) -> Meanings {
-    let zone = world.node().and_then(|node| node.zone.clone());
-    let context = Context { node_name: NODE.into(), zone, external_ips: true };
-    // The senior first: whoever comes later gets what is left.
-    let mut services: Vec<_> = world.services().collect();
-    services.sort_by_key(|service| (service.created.is_none(), service.created, service.name.clone()));
-    let mut meanings = Meanings::new();
-    for service in services {
-        let slices = world.endpoint_slices(&service.name);
-        for port in resolve::resolve(service, &slices, &context).ports {
-            let set = |verdict: fn(&resolve::ResolvedEndpoint<'_>) -> resolve::Verdict| {
-                let used = port.endpoints.iter().filter(|endpoint| verdict(endpoint).is_used());
-                used.map(|endpoint| (endpoint.address, endpoint.local)).collect::<BTreeSet<_>>()
-            };
-            let (cluster, local) = (set(|e| e.cluster), set(|e| e.local_set));
-            for (key, kind) in &port.spec.frontends {
-                meanings.entry(*key).or_insert_with(|| Meaning {
-                    port: format!("{}:{}", service.name, port.spec.name),
-                    kind: *kind,
-                    settings: port.settings,
-                    sources: port.source_ranges.iter().copied().collect(),
-                    cluster: cluster.clone(),
-                    local: local.clone(),
-                });
-            }
-        }
+    let model = Model::of(world);
+    let meaning = |((ip, port, protocol), (service_port, kind)): (&_, &(usize, Kind))| {
+        let key = FrontendKey::new(Address::from(*ip), Port::new(*port), *protocol);
+        (key, meaning(&model.ports[*service_port], *kind))
+    };
+    model.places.iter().map(meaning).collect()
+}
+
+fn meaning(port: &ServicePort, kind: Kind) -> Meaning {
+    let set = |set: &BTreeMap<SocketAddr, bool>| {
+        let pair = |(address, local): (&SocketAddr, &bool)| {
+            (SocketAddress::new(address.ip().into(), Port::new(address.port())), *local)
+        };
+        set.iter().map(pair).collect()
+    };
+    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    Meaning {
+        port: port.name.clone(),
+        kind: match kind {
+            Kind::ClusterIp => FrontendKind::ClusterIp,
+            Kind::NodePort => FrontendKind::NodePort,
+            Kind::LoadBalancer => FrontendKind::LoadBalancer,
+            Kind::ExternalIp => FrontendKind::ExternalIp,
+        },
+        settings: Settings {
+            flags: flag(port.internal_local, flags::INTERNAL_LOCAL)
+                | flag(port.external_local, flags::EXTERNAL_LOCAL)
+                | flag(!port.sources.is_empty(), flags::SOURCE_RANGES)
+                | flag(port.any, flags::ANY_ENDPOINTS),
+            affinity_seconds: port.affinity,
+        },
+        sources: port
+            .sources
+            .iter()
+            .map(|range| SourcePrefix::of(range.addr(), range.prefix_len()))
+            .collect(),
+        cluster: set(&port.cluster),
+        local: set(&port.local),
     }
-    meanings
 }
 
 /// The dump of tables that mean this.
 pub(crate) fn dump(world: &World) -> String {
     let mut text = frontends_dump(&meanings(world));
-    let addresses =
-        resolve::node_addresses::resolve(&NodePortAddresses::default(), world.node(), &world.interfaces);
-    for (address, value) in addresses {
-        let host_only = if value.flags & node_address::HOST_ONLY == 0 { "" } else { " host-only" };
+    let mut addresses: Vec<_> = Model::of(world)
+        .node_addresses
+        .into_iter()
+        .map(|(ip, host_only)| (Address::from(ip), host_only))
+        .collect();
+    addresses.sort_unstable();
+    for (address, host_only) in addresses {
+        let host_only = if host_only { " host-only" } else { "" };
         writeln!(text, "node address {address} node-ports{host_only}").unwrap();
     }
     text

@@ -7,7 +7,7 @@ use lb_userspace::store::{Capacity, Store, StoreError, Tables, Write};
 
 use crate::oracle::{Meanings, applicable_set, read};
 
-/// Clients in some of the source ranges of [`crate::world`], in all, and in none.
+/// Clients in some of the source ranges of [`crate::generate`], in all, and in none.
 const CLIENTS: [[u8; 4]; 4] = [[10, 1, 0, 1], [10, 2, 0, 1], [203, 0, 113, 1], [198, 51, 100, 1]];
 
 /// Checks that every frontend leads to sets that were intended: before the change or after it, or in between where

@@ -1,45 +1,126 @@
-//! A small cluster in which names, addresses and ports collide often.
+//! A small cluster as an API server holds it, in which names, addresses and ports collide often.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::BTreeMap;
 
-use lb_userspace::model::{
-    Change, Conditions, Endpoint, EndpointPort, EndpointSlice, Family, Kind, Node, Object, ObjectName,
-    Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+use k8s_openapi::api::{core::v1, discovery::v1 as discovery};
+use kube::ResourceExt as _;
+use lb_userspace::{
+    model::{Change, Kind, Object, ObjectName},
+    pipeline::PipelineSettings,
+    source::convert,
 };
-use proptest::{collection::vec, option, prelude::*, sample::subsequence};
 
 pub(crate) const NODE: &str = "node-1";
+
+/// An object of the API.
+#[derive(Clone, Debug)]
+pub(crate) enum ApiObject {
+    Service(Box<v1::Service>),
+    Slice(Box<discovery::EndpointSlice>),
+    Endpoints(Box<v1::Endpoints>),
+    Node(Box<v1::Node>),
+}
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    Apply(Object),
+    Apply(ApiObject),
     Delete(Kind, ObjectName),
     /// A relist: of the objects of a kind, those whose bit is set are left.
     Relist(Kind, u8),
-    Interfaces(Vec<IpAddr>),
+    /// The addresses of the node's interfaces.
+    Interfaces(Vec<&'static str>),
     Sync,
     Reclaim,
     Restart,
 }
 
-/// The objects that exist.
-#[derive(Clone, Debug, Default)]
+/// What exists, and what the operator decided.
+#[derive(Clone, Debug)]
 pub(crate) struct World {
-    pub(crate) objects: BTreeMap<(Kind, ObjectName), Object>,
-    pub(crate) interfaces: Vec<IpAddr>,
+    pub(crate) objects: BTreeMap<(Kind, ObjectName), ApiObject>,
+    pub(crate) interfaces: Vec<&'static str>,
+    pub(crate) operator: Operator,
+}
+
+/// What the operator decided.
+#[derive(Clone, Debug)]
+pub(crate) struct Operator {
+    /// `--nodeport-addresses`.
+    pub(crate) node_port_addresses: &'static str,
+    /// `--external-ips`.
+    pub(crate) external_ips: bool,
+}
+
+impl Default for Operator {
+    fn default() -> Self {
+        Self { node_port_addresses: "primary,localhost", external_ips: true }
+    }
+}
+
+impl Operator {
+    pub(crate) fn settings(&self) -> PipelineSettings {
+        PipelineSettings {
+            node_name: NODE.into(),
+            node_port_addresses: self.node_port_addresses.parse().unwrap(),
+            external_ips: self.external_ips,
+        }
+    }
+}
+
+impl ApiObject {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::Slice(_) => Kind::EndpointSlice,
+            Self::Endpoints(_) => Kind::Endpoints,
+            Self::Node(_) => Kind::Node,
+        }
+    }
+
+    pub(crate) fn name(&self) -> ObjectName {
+        match self {
+            Self::Service(service) => ObjectName::new(service.namespace().unwrap(), service.name_any()),
+            Self::Slice(slice) => ObjectName::new(slice.namespace().unwrap(), slice.name_any()),
+            Self::Endpoints(endpoints) => {
+                ObjectName::new(endpoints.namespace().unwrap(), endpoints.name_any())
+            }
+            Self::Node(node) => ObjectName::new("", node.name_any()),
+        }
+    }
+
+    /// What a source makes of it; nothing: its selectors or the conversion leave it out.
+    pub(crate) fn convert(&self) -> Option<Object> {
+        match self {
+            Self::Service(service) => convert::service(service).0.map(Object::Service),
+            Self::Slice(slice) if convert::is_headless(slice) => None,
+            Self::Slice(slice) => convert::endpoint_slice(slice).0.map(Object::EndpointSlice),
+            Self::Endpoints(endpoints) => {
+                convert::endpoints(endpoints).0.map(|(name, slices)| Object::Endpoints(name, slices))
+            }
+            Self::Node(node) => convert::node(node).0.map(Object::Node),
+        }
+    }
+
+    fn change(&self) -> Change {
+        match self.convert() {
+            Some(object) => Change::Apply(object),
+            None => Change::Delete(self.kind(), self.name()),
+        }
+    }
 }
 
 impl World {
+    pub(crate) fn new(operator: Operator) -> Self {
+        Self { objects: BTreeMap::new(), interfaces: Vec::new(), operator }
+    }
+
     /// Takes an action in; the change that a source would send.
     pub(crate) fn apply(&mut self, action: &Action) -> Option<Change> {
         match action {
             Action::Apply(object) => {
                 self.objects.insert((object.kind(), object.name()), object.clone());
-                Some(Change::Apply(object.clone()))
+                Some(object.change())
             }
             Action::Delete(kind, name) => {
                 self.objects.remove(&(*kind, name.clone()));
@@ -58,7 +139,7 @@ impl World {
             }
             Action::Interfaces(addresses) => {
                 self.interfaces.clone_from(addresses);
-                Some(Change::Interfaces(addresses.clone()))
+                Some(self.interfaces_change())
             }
             Action::Sync | Action::Reclaim | Action::Restart => None,
         }
@@ -67,212 +148,57 @@ impl World {
     /// What a source sends at its start.
     pub(crate) fn initial(&self) -> Vec<Change> {
         let resets = Kind::ALL.map(|kind| self.reset(kind));
-        [Change::Interfaces(self.interfaces.clone())].into_iter().chain(resets).collect()
+        [self.interfaces_change()].into_iter().chain(resets).collect()
+    }
+
+    /// The same in another order: first empty lists, then one thing after the other. `seed` decides on the order.
+    pub(crate) fn one_by_one(&self, seed: u64) -> Vec<Change> {
+        let empty = Kind::ALL.map(|kind| Change::Reset(kind, Vec::new()));
+        let mut changes: Vec<_> = self.objects.values().map(ApiObject::change).collect();
+        changes.push(self.interfaces_change());
+        let mut state = seed | 1;
+        for last in (1..changes.len()).rev() {
+            // Any generator will do (Knuth's MMIX); the upper bits are the good ones.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            changes.swap(last, (state >> 33) as usize % (last + 1));
+        }
+        empty.into_iter().chain(changes).collect()
+    }
+
+    fn interfaces_change(&self) -> Change {
+        Change::Interfaces(self.interfaces.iter().map(|ip| ip.parse().unwrap()).collect())
     }
 
     fn reset(&self, kind: Kind) -> Change {
         let of_kind = self.objects.iter().filter(|((other, _), _)| *other == kind);
-        Change::Reset(kind, of_kind.map(|(_, object)| object.clone()).collect())
+        Change::Reset(kind, of_kind.filter_map(|(_, object)| object.convert()).collect())
     }
 
-    pub(crate) fn services(&self) -> impl Iterator<Item = &Service> {
+    pub(crate) fn services(&self) -> impl Iterator<Item = &v1::Service> {
         self.objects.values().filter_map(|object| match object {
-            Object::Service(service) => Some(service),
+            ApiObject::Service(service) => Some(&**service),
             _ => None,
         })
     }
 
-    pub(crate) fn node(&self) -> Option<&Node> {
-        self.objects.values().find_map(|object| match object {
-            Object::Node(node) if *node.name == *NODE => Some(node),
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &discovery::EndpointSlice> {
+        self.objects.values().filter_map(|object| match object {
+            ApiObject::Slice(slice) => Some(&**slice),
             _ => None,
         })
     }
 
-    /// The slices of a Service, or else its Endpoints object.
-    pub(crate) fn endpoint_slices(&self, service: &ObjectName) -> Vec<EndpointSlice> {
-        let belongs = |slice: &&EndpointSlice| {
-            slice.name.namespace == service.namespace && slice.service == service.name
-        };
-        let slices = self.objects.values().filter_map(|object| match object {
-            Object::EndpointSlice(slice) => Some(slice),
+    pub(crate) fn endpoints(&self, name: &ObjectName) -> Option<&v1::Endpoints> {
+        match self.objects.get(&(Kind::Endpoints, name.clone())) {
+            Some(ApiObject::Endpoints(endpoints)) => Some(endpoints),
             _ => None,
-        });
-        let slices: Vec<_> = slices.filter(belongs).cloned().collect();
-        match self.objects.get(&(Kind::Endpoints, service.clone())) {
-            Some(Object::Endpoints(_, parts)) if slices.is_empty() => parts.clone(),
-            _ => slices,
         }
     }
-}
 
-pub(crate) fn action() -> impl Strategy<Value = Action> {
-    prop_oneof![
-        4 => service().prop_map(|service| Action::Apply(Object::Service(service))),
-        8 => slice().prop_map(|slice| Action::Apply(Object::EndpointSlice(slice))),
-        1 => (service_name(), vec(slice(), 0..2)).prop_map(endpoints_object),
-        1 => node().prop_map(|node| Action::Apply(Object::Node(node))),
-        2 => service_name().prop_map(|name| Action::Delete(Kind::Service, name)),
-        2 => slice_name().prop_map(|name| Action::Delete(Kind::EndpointSlice, name)),
-        1 => (kind(), any::<u8>()).prop_map(|(kind, mask)| Action::Relist(kind, mask)),
-        1 => ips(&["127.0.0.1", "172.18.0.2", "10.244.0.1", "fd00:18::2"]).prop_map(Action::Interfaces),
-        6 => Just(Action::Sync),
-        1 => Just(Action::Reclaim),
-        1 => Just(Action::Restart),
-    ]
-}
-
-/// Two Services that claim the same addresses, and all their endpoints: any of the four changes, or several at once.
-pub(crate) fn change_of_two_services() -> impl Strategy<Value = Vec<Action>> {
-    let of = |name: &'static str| {
-        (0..8u8, service(), slice()).prop_map(move |(what, service, slice)| {
-            let name = ObjectName::new("default", name);
-            let port = ServicePort {
-                name: "http".into(),
-                protocol: Protocol::Tcp,
-                port: 80,
-                node_port: service.ports.first().and_then(|port| port.node_port),
-            };
-            let slice = EndpointSlice { name: name.clone(), service: name.name.clone(), ..slice };
-            let service = Service { name: name.clone(), ports: vec![port], ..service };
-            let (service, slice) = (Object::Service(service), Object::EndpointSlice(slice));
-            match what {
-                0 => vec![Action::Delete(Kind::Service, name)],
-                1 | 2 => vec![Action::Apply(service)],
-                3 | 4 => vec![Action::Apply(slice)],
-                _ => vec![Action::Apply(service), Action::Apply(slice)],
-            }
-        })
-    };
-    (of("a"), of("b")).prop_map(|(a, b)| [a, b].concat())
-}
-
-fn kind() -> impl Strategy<Value = Kind> {
-    prop::sample::select(Kind::ALL.to_vec())
-}
-
-fn service_name() -> impl Strategy<Value = ObjectName> {
-    prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(|name| ObjectName::new("default", name))
-}
-
-fn slice_name() -> impl Strategy<Value = ObjectName> {
-    prop::sample::select(vec!["s1", "s2", "s3", "s4", "s5"]).prop_map(|name| ObjectName::new("default", name))
-}
-
-fn ips(pool: &[&str]) -> impl Strategy<Value = Vec<IpAddr>> + use<> {
-    let pool: Vec<IpAddr> = pool.iter().map(|ip| ip.parse().unwrap()).collect();
-    let count = pool.len();
-    subsequence(pool, 0..=count)
-}
-
-fn policy() -> impl Strategy<Value = TrafficPolicy> {
-    prop_oneof![3 => Just(TrafficPolicy::Cluster), 1 => Just(TrafficPolicy::Local)]
-}
-
-fn service() -> impl Strategy<Value = Service> {
-    let addresses = (
-        ips(&["10.96.0.1", "10.96.0.2", "10.96.0.3", "fd00:96::1"]),
-        ips(&["192.0.2.1", "192.0.2.2"]),
-        ips(&["198.51.100.1", "192.0.2.2"]),
-    );
-    let policies = (policy(), policy(), option::weighted(0.2, 1..3u32));
-    let rank = option::weighted(0.7, 0..3i64);
-    let headless = prop::bool::weighted(0.05);
-    (service_name(), rank, addresses, ports(), policies, headless, source_ranges()).prop_map(
-        |(name, created, addresses, ports, policies, headless, source_ranges)| Service {
-            name,
-            created,
-            labels: BTreeMap::new(),
-            service_type: ServiceType::LoadBalancer,
-            cluster_ips: addresses.0,
-            headless,
-            external_ips: addresses.1,
-            ingress_ips: addresses.2,
-            ports,
-            affinity_seconds: policies.2,
-            internal_policy: policies.0,
-            external_policy: policies.1,
-            source_ranges,
-            health_check_node_port: None,
-        },
-    )
-}
-
-fn source_ranges() -> impl Strategy<Value = Vec<ipnet::IpNet>> {
-    let ranges = ["10.0.0.0/8", "10.1.0.0/16", "203.0.113.0/24", "fd00::/8"];
-    let ranges = ranges.map(|range| range.parse().unwrap()).to_vec();
-    prop_oneof![3 => Just(Vec::new()), 2 => subsequence(ranges, 0..=4)]
-}
-
-fn ports() -> impl Strategy<Value = Vec<ServicePort>> {
-    let port = |(name, udp, port, node_port): (&str, bool, u16, Option<u16>)| ServicePort {
-        name: name.into(),
-        protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
-        port,
-        node_port,
-    };
-    let name = prop::sample::select(vec!["http", "dns"]);
-    let number = prop::sample::select(vec![80u16, 53]);
-    let node_port = option::weighted(0.4, prop::sample::select(vec![30_080u16, 30_053]));
-    vec((name, any::<bool>(), number, node_port).prop_map(port), 0..3)
-}
-
-fn slice() -> impl Strategy<Value = EndpointSlice> {
-    let family = prop_oneof![4 => Just(Family::V4), 1 => Just(Family::V6)];
-    let service = prop::sample::select(vec!["a", "b", "c", "d"]);
-    let ports = subsequence(vec![("http", Protocol::Tcp, 8080u16), ("dns", Protocol::Udp, 53)], 1..=2);
-    (slice_name(), service, family, ports).prop_flat_map(|(name, service, family, ports)| {
-        vec(endpoint(family), 0..5).prop_map(move |endpoints| EndpointSlice {
-            name: name.clone(),
-            service: service.into(),
-            family,
-            ports: ports
-                .iter()
-                .map(|(name, protocol, port)| EndpointPort {
-                    name: (*name).into(),
-                    protocol: *protocol,
-                    port: *port,
-                })
-                .collect(),
-            endpoints,
-        })
-    })
-}
-
-fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
-    let host = 1..7u8;
-    let conditions = prop_oneof![
-        5 => Just(Conditions::default()),
-        2 => Just(Conditions { ready: false, serving: true, terminating: true }),
-        1 => Just(Conditions { ready: false, serving: false, terminating: false }),
-    ];
-    let node = option::weighted(0.8, prop::sample::select(vec![NODE, "node-2"]));
-    let zones = option::weighted(0.3, prop::sample::select(vec!["zone-a", "zone-b"]));
-    (host, conditions, node, zones).prop_map(move |(host, conditions, node, zone)| Endpoint {
-        address: match family {
-            Family::V4 => IpAddr::from([10, 0, 0, host]),
-            Family::V6 => IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(host)]),
-        },
-        conditions,
-        node: node.map(Into::into),
-        zone_hints: zone.into_iter().map(Into::into).collect(),
-        node_hints: Vec::new(),
-    })
-}
-
-fn endpoints_object((name, parts): (ObjectName, Vec<EndpointSlice>)) -> Action {
-    let names: BTreeSet<_> = parts.iter().map(|part| part.name.clone()).collect();
-    let distinct = names.into_iter().filter_map(|name| parts.iter().find(|part| part.name == name).cloned());
-    let parts = distinct.map(|part| EndpointSlice { service: name.name.clone(), ..part }).collect();
-    Action::Apply(Object::Endpoints(name, parts))
-}
-
-fn node() -> impl Strategy<Value = Node> {
-    let name = prop_oneof![4 => Just(NODE), 1 => Just("node-2")];
-    let zone = option::weighted(0.7, prop::sample::select(vec!["zone-a", "zone-b"]));
-    (name, zone, ips(&["172.18.0.2", "172.18.0.3", "fd00:18::2"])).prop_map(|(name, zone, addresses)| Node {
-        name: name.into(),
-        zone: zone.map(Into::into),
-        addresses,
-    })
+    pub(crate) fn node(&self) -> Option<&v1::Node> {
+        match self.objects.get(&(Kind::Node, ObjectName::new("", NODE))) {
+            Some(ApiObject::Node(node)) => Some(node),
+            _ => None,
+        }
+    }
 }
