@@ -13,7 +13,8 @@
 //!   one list to another, the clients of both are admitted.
 //! * A frontend that another service port has won still leads here until that port writes it. Its clients must not see
 //!   this port's new sets: if those change, the port moves to **another record** and leaves the old one, unchanged, to the
-//!   frontends that wait.
+//!   frontends that wait. So it does if one of its frontends becomes one of another kind: until that is written, the
+//!   policy of the kind before applies there.
 //!
 //! Frontends that nobody claims are not part of a plan: they are deleted before any plan is made.
 
@@ -129,14 +130,17 @@ pub fn plan(target: &Target<'_>, current: Option<u32>, actual: &mut Actual) -> R
 
 type Change = (u32, Vec<Write>, Vec<Range>);
 
-/// Whether the record has to change while frontends lead to it that are no longer this port's.
+/// Whether the record has to change while frontends lead to it that are no longer this port's, or of another kind.
 fn must_move(target: &Target<'_>, index: u32, record: &Record, actual: &Actual) -> bool {
     let is_unchanged = record.settings == target.settings
         && actual.set(record.cluster) == target.cluster
         && actual.set(record.local) == target.local
         && actual.source_ranges(index).iter().eq(target.source_ranges);
-    let is_own = |key: &FrontendKey| target.frontends.iter().any(|(own, _)| own == key);
-    !is_unchanged && !record.frontends.iter().all(is_own)
+    let stays = |key: &FrontendKey| {
+        let kind = target.frontends.iter().find(|(own, _)| own == key).map(|(_, kind)| *kind as u8);
+        kind.is_some() && actual.frontend(key).map(|entry| entry.kind) == kind
+    };
+    !is_unchanged && !record.frontends.iter().all(stays)
 }
 
 /// What a record holds.

@@ -51,8 +51,18 @@ impl Bench {
     }
 
     fn plan(&mut self, flags: u32, cluster: &[u8], local: &[u8], keys: &[u8]) -> Result<Plan, NoRoom> {
-        let (cluster, local) = (self.set(cluster), self.set(local));
         let frontends: Vec<_> = keys.iter().map(|host| (key(*host), FrontendKind::ClusterIp)).collect();
+        self.plan_at(flags, cluster, local, &frontends)
+    }
+
+    fn plan_at(
+        &mut self,
+        flags: u32,
+        cluster: &[u8],
+        local: &[u8],
+        frontends: &[(FrontendKey, FrontendKind)],
+    ) -> Result<Plan, NoRoom> {
+        let (cluster, local) = (self.set(cluster), self.set(local));
         let source = |network: &u8| SourcePrefix::of(IpAddr::from([10, *network, 0, 0]), 16);
         let source_ranges: Vec<_> = self.sources.iter().map(source).collect();
         let filter = if source_ranges.is_empty() { 0 } else { SOURCE_RANGES };
@@ -63,7 +73,7 @@ impl Bench {
             source_ranges: &source_ranges,
             cluster: &cluster,
             local: &local,
-            frontends: &frontends,
+            frontends,
         };
         plan(&target, self.record, &mut self.actual)
     }
@@ -227,6 +237,24 @@ fn a_record_that_others_wait_at_is_left_to_them_unchanged() {
     bench.actual.note(&Write::PutFrontend { key: key(2), entry });
     assert_eq!(bench.slots(), (1, 9, 2));
     assert_eq!(bench.actual.records().retired().collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn a_frontend_of_another_kind_never_meets_the_policies_of_both() {
+    let mut bench = Bench::new();
+    bench.bring(ANY_ENDPOINTS, &[1], &[], &[1]);
+    let frontends = [(key(2), FrontendKind::ClusterIp), (key(1), FrontendKind::ExternalIp)];
+    let plan = bench.plan_at(ANY_ENDPOINTS | INTERNAL_LOCAL, &[1], &[], &frontends).unwrap();
+    let writes: Vec<_> = plan.writes.iter().map(text).collect();
+    assert_eq!(
+        writes,
+        [
+            "slots 1+1",
+            "record 1: cluster 1+1 local 0+0 flags 5",
+            "frontend 10.96.0.2 → 1",
+            "frontend 10.96.0.1 → 1",
+        ]
+    );
 }
 
 #[test]
