@@ -13,6 +13,12 @@ impl Difference {
     /// No difference.
     pub const NONE: Self = Self(0);
 
+    /// Two differences as one.
+    #[inline(always)]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// One 32-bit word replaced by another.
     #[inline(always)]
     pub const fn word(self, old: u32, new: u32) -> Self {

@@ -25,6 +25,8 @@ pub mod maps {
     pub const DATAGRAMS: &str = "DATAGRAMS";
     /// LRU hash: [`FlowKey`](crate::flow::FlowKey) → [`Flow`](crate::flow::Flow).
     pub const FLOWS: &str = "FLOWS";
+    /// LRU hash: [`FragmentKey`](crate::fragment::FragmentKey) → [`FragmentPorts`](crate::fragment::FragmentPorts).
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Per-CPU array: number of an [`Outcome`](crate::outcome::Outcome) or [`Reason`](crate::outcome::Reason) → count.
     pub const OUTCOMES: &str = "OUTCOMES";
     /// Array of one [`Config`](super::Config).
@@ -39,7 +41,7 @@ pub mod maps {
     pub const GRACE: &str = "GRACE";
 
     /// All that are pinned.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         FRONTENDS,
         SERVICES,
         BACKENDS,
@@ -48,6 +50,7 @@ pub mod maps {
         SOCKETS,
         DATAGRAMS,
         FLOWS,
+        FRAGMENTS,
         OUTCOMES,
         CONFIG,
         DEVICES,
@@ -168,6 +171,8 @@ pub mod capacity {
     pub const NAMESPACES: u32 = 4_096;
     /// Entries of `FLOWS`: two for each connection.
     pub const FLOWS: u32 = 262_144;
+    /// Entries of `FRAGMENTS`: one for each fragmented datagram on its way.
+    pub const FRAGMENTS: u32 = 8_192;
 }
 
 /// First port for translated sources, by default: above Linux's default range of ephemeral ports (32768–60999).

@@ -27,6 +27,7 @@ pub mod checksum;
 pub mod config;
 pub mod decide;
 pub mod flow;
+pub mod fragment;
 pub mod frontend;
 pub mod namespace;
 pub mod outcome;
@@ -60,6 +61,8 @@ map_types!(
     config::NodeAddress,
     flow::Flow,
     flow::FlowKey,
+    fragment::FragmentKey,
+    fragment::FragmentPorts,
     frontend::FrontendEntry,
     frontend::FrontendKey,
     namespace::NamespaceAddresses,

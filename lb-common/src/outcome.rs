@@ -47,6 +47,7 @@ numbered! {
         FlowOpened = 5, "flow_opened", "first packet of a connection from outside, sent to a backend";
         FlowForwarded = 6, "flow_forwarded", "further packet of a connection from outside";
         FlowReturned = 7, "flow_returned", "packet of a backend, sent back as the service's";
+        ErrorTranslated = 8, "error_translated", "ICMP error about a connection from outside, sent to whom it concerns";
     }
 }
 
@@ -62,7 +63,7 @@ numbered! {
         BrokenTables = 21, "broken_tables", "a frontend leads to no record or to no slot: a defect, please report";
         NotStored = 22, "not_stored", "translated, but the socket could not remember it (memory limit of the socket)";
         Malformed = 23, "malformed", "a packet too short for its headers";
-        Fragment = 24, "fragment", "a fragment without ports, left to the stack";
+        Fragment = 24, "fragment", "a fragment whose first one was not seen, left to the stack";
         NotIp = 25, "not_ip", "neither IPv4 nor IPv6";
         PortsExhausted = 26, "ports_exhausted", "no free port to translate the source to";
         NoNodeAddress = 27, "no_node_address", "no node address of this family to translate the source to";

@@ -6,7 +6,10 @@
 //! it leaves through an external device. A backend on another machine sees this node's address, so that its answer
 //! comes back here; such packets are redirected to the device they leave through, because the stack drops packets
 //! from outside that bear one of its own addresses as their source.
+//!
+//! ICMP errors about such packets are translated like them (`error`), and later fragments follow the first.
 
+mod error;
 mod flow;
 mod forward;
 mod open;
@@ -25,7 +28,11 @@ use self::parse::Packet;
 /// Packets that arrive at an external device: from clients, and from backends on other machines.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> Result<Step, Reason> {
-    let packet = parse::parse(ctx)?;
+    let network = parse::network(ctx)?;
+    if error::is_error(ctx, &network)? {
+        return error::ingress(ctx, &network);
+    }
+    let packet = parse::transport(ctx, network)?;
     let (flow, outcome) = match flow::lookup(&packet) {
         Some(flow) if flow.flags & flags::FORWARD != 0 => (flow, Outcome::FlowForwarded),
         // An answer for the node's own address and port: of a backend on another machine.
@@ -39,7 +46,11 @@ pub(crate) fn ingress(ctx: &TcContext) -> Result<Step, Reason> {
 /// Packets that leave through an external device: the answers of backends on this node.
 #[inline(always)]
 pub(crate) fn egress(ctx: &TcContext) -> Result<Step, Reason> {
-    let packet = parse::parse(ctx)?;
+    let network = parse::network(ctx)?;
+    if error::is_error(ctx, &network)? {
+        return error::egress(ctx, &network);
+    }
+    let packet = parse::transport(ctx, network)?;
     let flow = flow::lookup(&packet).ok_or(Reason::NotAService)?;
     if flow.flags & (flags::FORWARD | flags::REDIRECT) != 0 {
         return Err(Reason::NotAService);
@@ -49,11 +60,12 @@ pub(crate) fn egress(ctx: &TcContext) -> Result<Step, Reason> {
 
 #[inline(always)]
 fn translate(ctx: &TcContext, packet: &Packet, flow: &Flow, outcome: Outcome) -> Result<Step, Reason> {
+    parse::remember_fragment(packet);
     if flow.flags & flags::REDIRECT == 0 {
         rewrite::rewrite(ctx, packet, &flow.source, &flow.destination, false)?;
         return Ok(Step::Stack(outcome));
     }
-    let device = forward::route(ctx, packet, &flow.source, &flow.destination)?;
+    let device = forward::route(ctx, &packet.network, &flow.source, &flow.destination)?;
     rewrite::rewrite(ctx, packet, &flow.source, &flow.destination, true)?;
     Ok(forward::redirect(device, outcome))
 }

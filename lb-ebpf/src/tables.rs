@@ -16,6 +16,7 @@ use lb_common::{
     config::{Config, Device, NodeAddress, capacity},
     decide::Tables,
     flow::{Flow, FlowKey, SECOND},
+    fragment::{FragmentKey, FragmentPorts},
     frontend::{FrontendEntry, FrontendKey},
     namespace::NamespaceAddresses,
     outcome,
@@ -52,6 +53,10 @@ static DATAGRAMS: LruHashMap<DatagramKey, DatagramValue, { capacity::DATAGRAMS a
 
 #[btf_map]
 static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS as usize }> = LruHashMap::new();
+
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { capacity::FRAGMENTS as usize }> =
+    LruHashMap::new();
 
 #[btf_map]
 static DEVICES: HashMap<u32, Device, { capacity::DEVICES as usize }> = HashMap::new();
@@ -217,6 +222,20 @@ pub(crate) fn put_flow(key: &FlowKey, flow: &Flow) -> bool {
 #[inline(always)]
 pub(crate) fn add_flow(key: &FlowKey, flow: &Flow) -> bool {
     FLOWS.insert(key, flow, NOT_THERE).is_ok()
+}
+
+/// The ports of the datagram that a fragment belongs to.
+#[inline(always)]
+pub(crate) fn fragment(key: &FragmentKey) -> Option<FragmentPorts> {
+    // SAFETY: copied at once, four bytes; an entry that is reused while it is copied leads to no flow, or to one of the
+    // same two addresses.
+    unsafe { FRAGMENTS.get(key).copied() }
+}
+
+/// Remembers the ports of a fragmented datagram. Where it cannot, the other fragments are the stack's.
+#[inline(always)]
+pub(crate) fn put_fragment(key: &FragmentKey, ports: &FragmentPorts) {
+    let (Ok(()) | Err(_)) = FRAGMENTS.insert(key, ports, 0);
 }
 
 /// Whether this is one of the external devices.

@@ -16,7 +16,7 @@ use lb_common::{
     outcome::{Outcome, Reason},
 };
 
-use super::parse::Packet;
+use super::parse::Network;
 use crate::tables;
 
 /// What happens to a translated packet.
@@ -36,10 +36,11 @@ const AF_INET6: u8 = 10;
 #[inline(always)]
 pub(super) fn leaves_the_node(
     ctx: &TcContext,
-    packet: &Packet,
+    network: &Network,
+    client: &SocketAddress,
     backend: &SocketAddress,
 ) -> Result<bool, Reason> {
-    match fib(ctx, packet, &packet.source, backend) {
+    match fib(ctx, network, client, backend) {
         (BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH, device) => Ok(tables::is_external(device)),
         // An address of this node: the backend uses the host's network.
         (BPF_FIB_LKUP_RET_NOT_FWDED, _) => Ok(false),
@@ -51,14 +52,14 @@ pub(super) fn leaves_the_node(
 #[inline(always)]
 pub(super) fn route(
     ctx: &TcContext,
-    packet: &Packet,
+    network: &Network,
     source: &SocketAddress,
     destination: &SocketAddress,
 ) -> Result<u32, Reason> {
-    if packet.hops <= 1 {
+    if network.hops <= 1 {
         return Err(Reason::TtlExceeded);
     }
-    match fib(ctx, packet, source, destination) {
+    match fib(ctx, network, source, destination) {
         (BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH, device) => Ok(device),
         _ => Err(Reason::NoRoute),
     }
@@ -75,15 +76,20 @@ pub(super) fn redirect(device: u32, outcome: Outcome) -> Step {
 ///
 /// The device is told with `NO_NEIGH` too since kernel 5.10 (commit d1c362e1dd68).
 #[inline(always)]
-fn fib(ctx: &TcContext, packet: &Packet, source: &SocketAddress, destination: &SocketAddress) -> (u32, u32) {
-    let (family, source_words, destination_words) = if packet.v4 {
+fn fib(
+    ctx: &TcContext,
+    network: &Network,
+    source: &SocketAddress,
+    destination: &SocketAddress,
+) -> (u32, u32) {
+    let (family, source_words, destination_words) = if network.v4 {
         (AF_INET, [source.address.v4_word(), 0, 0, 0], [destination.address.v4_word(), 0, 0, 0])
     } else {
         (AF_INET6, source.address.words(), destination.address.words())
     };
     let mut params = FibParams {
         family,
-        protocol: packet.protocol as u8,
+        protocol: network.protocol,
         source_port: source.port.wire(),
         destination_port: destination.port.wire(),
         length: 0,

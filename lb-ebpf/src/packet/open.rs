@@ -11,7 +11,10 @@ use lb_common::{
     outcome::Reason,
 };
 
-use super::{flow, forward, parse::Packet};
+use super::{
+    flow, forward,
+    parse::{Packet, Part},
+};
 use crate::tables::{self, Maps};
 
 /// Ports that are tried for a translated source before giving up. With half of all ports to one backend in use, the
@@ -21,6 +24,10 @@ const ATTEMPTS: u32 = 32;
 /// Opens the connection; the result is the flow of this direction.
 #[inline(always)]
 pub(super) fn open(ctx: &TcContext, packet: &Packet) -> Result<Flow, Reason> {
+    // Without its first fragment nobody can tell what it is.
+    if packet.network.part == Part::Later {
+        return Err(Reason::Fragment);
+    }
     let key = FrontendKey::new(packet.destination.address, packet.destination.port, packet.protocol);
     let found = decide::find(&Maps, &key, || Source::Outside)?;
     if packet.protocol == Protocol::Tcp && !packet.is_syn() {
@@ -34,7 +41,8 @@ pub(super) fn open(ctx: &TcContext, packet: &Packet) -> Result<Flow, Reason> {
         Reason::NoBackends if found.entry.kind != FrontendKind::NodePort as u8 => Reason::Unanswered,
         other => other,
     })?;
-    let redirect = forward::leaves_the_node(ctx, packet, &selection.backend.socket_address())?;
+    let redirect =
+        forward::leaves_the_node(ctx, &packet.network, &packet.source, &selection.backend.socket_address())?;
     let service = Service {
         flags: if redirect { flags::REDIRECT } else { 0 },
         record: found.entry.record,
@@ -71,7 +79,7 @@ fn claim_source(
 ) -> Result<SocketAddress, Reason> {
     let config = tables::config().ok_or(Reason::BrokenTables)?;
     let redirect = service.flags & flags::REDIRECT != 0;
-    let address = if redirect { node_address(config, packet.v4)? } else { packet.source.address };
+    let address = if redirect { node_address(config, packet.network.v4)? } else { packet.source.address };
     let backend = selection.backend.socket_address();
     let reverse = Flow::new(now, packet.destination, packet.source, service);
     let mut port = if redirect { any_port(config) } else { packet.source.port };

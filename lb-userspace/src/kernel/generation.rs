@@ -231,7 +231,15 @@ mod tests {
         let inheritance = choose(&definitions(10), &wanted);
         assert_eq!(
             inheritance.kept,
-            [maps::AFFINITY, maps::SOCKETS, maps::DATAGRAMS, maps::FLOWS, maps::OUTCOMES, maps::NAMESPACES]
+            [
+                maps::AFFINITY,
+                maps::SOCKETS,
+                maps::DATAGRAMS,
+                maps::FLOWS,
+                maps::FRAGMENTS,
+                maps::OUTCOMES,
+                maps::NAMESPACES
+            ]
         );
         assert_eq!(inheritance.tables, TablesFrom::OtherSizes);
     }

@@ -43,11 +43,22 @@ fn of_family(case: &Case, family: usize) -> Result<Case> {
     let mut case = case.clone();
     case.name = format!("{} (IPv{})", case.name, [4, 6][family]);
     for step in &mut case.steps {
-        for layer in step.input.iter_mut().chain(&mut step.output) {
-            resolve(layer, family)?;
+        for layers in [&mut step.input, &mut step.output] {
+            layers.iter_mut().try_for_each(|layer| resolve(layer, family))?;
+            absorb_fragments(layers);
         }
     }
     Ok(case)
+}
+
+/// What IPv6 has in a header of its own stands in IPv4's.
+fn absorb_fragments(layers: &mut Vec<Layer>) {
+    while let Some(index) =
+        layers.windows(2).position(|two| two[0].kind == "ipv4" && two[1].kind == "fragment")
+    {
+        let fragment = layers.remove(index + 1);
+        layers[index].absorb(fragment);
+    }
 }
 
 fn resolve(layer: &mut Layer, family: usize) -> Result<()> {

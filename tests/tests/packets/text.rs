@@ -81,6 +81,12 @@ impl Layer {
         self.fields.contains_key(name)
     }
 
+    /// Takes over another layer's fields; `next` is called `protocol` here.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        let renamed = |name: String| if name == "next" { "protocol".to_owned() } else { name };
+        self.fields.extend(other.fields.into_iter().map(|(name, value)| (renamed(name), value)));
+    }
+
     /// A field's text.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(String::as_str)
