@@ -21,11 +21,16 @@ use crate::tables;
 const V4_LOOPBACK: Address = Address::from_v4_bytes([127, 0, 0, 1]);
 const V6_LOOPBACK: Address = Address::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
+/// The kernel gives it to no socket.
+const TCP_PORT: u16 = 0;
+/// That of `tcpmux`, which UDP never had.
+const UDP_PORT: u16 = 1;
+
 /// Lets the socket connect there; it shows the service all the same.
 #[inline(always)]
 pub(crate) fn connect_closed<F: Family>(ctx: &SockAddrContext) {
     let frontend = socket_address::<F>(ctx);
-    let port = if protocol(ctx) == Some(Protocol::Tcp) { 0 } else { 1 };
+    let port = if protocol(ctx) == Some(Protocol::Tcp) { TCP_PORT } else { UDP_PORT };
     let backend = closed(&frontend, port);
     // Where it cannot be remembered, the closed port shows: no harm.
     tables::remember(
@@ -50,7 +55,7 @@ pub(crate) fn connect_closed<F: Family>(ctx: &SockAddrContext) {
 #[inline(always)]
 pub(crate) fn send_closed<F: Family>(ctx: &SockAddrContext) {
     let frontend = socket_address::<F>(ctx);
-    set_socket_address::<F>(ctx, &closed(&frontend, 1));
+    set_socket_address::<F>(ctx, &closed(&frontend, UDP_PORT));
 }
 
 /// The closed port in the family of the destination: a v4-mapped one stays so.
