@@ -61,6 +61,13 @@ impl Cgroup {
         fs::write(&path, pid.to_string()).with_context(|| format!("moving {pid} to {}", self.path.display()))
     }
 
+    /// Moves this process in, until the guard is dropped: the sockets that it makes meanwhile belong to this cgroup.
+    pub fn enter(&self) -> Result<Inside> {
+        let home = own()?;
+        enter(&self.path)?;
+        Ok(Inside { home })
+    }
+
     /// The processes in it, without those of the cgroups below.
     pub fn processes(&self) -> Result<Vec<u32>> {
         processes(&self.path)
@@ -73,6 +80,34 @@ impl Drop for Cgroup {
             unique::report_leak(&error);
         }
     }
+}
+
+/// A stay in another cgroup.
+#[derive(Debug)]
+pub struct Inside {
+    home: PathBuf,
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // The guards of cgroups kill whatever is still inside.
+        if let Err(error) = enter(&self.home) {
+            unique::report_leak(&error);
+        }
+    }
+}
+
+/// Moves this process.
+pub fn enter(cgroup: &Path) -> Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("entering {}", cgroup.display()))
+}
+
+/// Where this process lives.
+pub fn own() -> Result<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").context("reading /proc/self/cgroup")?;
+    let own =
+        own.lines().find_map(|line| line.strip_prefix("0::/")).context("this process has no cgroup v2")?;
+    Ok(mount_point()?.join(own))
 }
 
 /// Where the machine's cgroup v2 is mounted: `/sys/fs/cgroup`, or beside the older hierarchy (hybrid).

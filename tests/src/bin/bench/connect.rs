@@ -6,9 +6,10 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
+use lb_tests::cgroup::enter;
 
 use crate::{
-    machine::{Corner, enter},
+    machine::Corner,
     objects,
     sockets::{BATCH, Destination, connect_fresh, reconnect},
     statistics::{median, median_difference},

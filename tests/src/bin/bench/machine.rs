@@ -1,9 +1,6 @@
 //! The quiet corner of the machine that the measurement gets, and what the machine is.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::PathBuf};
 
 use anyhow::{Context as _, ensure};
 use lb_tests::{
@@ -30,7 +27,7 @@ impl Corner {
     /// In its namespace all addresses of `10.0.0.0/8` and `fd00::/8` are local: any `connect()` to them has a route, of
     /// the same kind for services and backends.
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let home = own_cgroup()?;
+        let home = cgroup::own()?;
         let netns = Netns::new("bench")?;
         netns.ip("route add local 10.0.0.0/8 dev lo\nroute add local fd00::/8 dev lo")?;
         let parent = Cgroup::new("bench")?;
@@ -48,23 +45,10 @@ impl Corner {
 impl Drop for Corner {
     fn drop(&mut self) {
         // The cgroups' guards kill whatever is still inside.
-        if let Err(error) = enter(&self.home) {
+        if let Err(error) = cgroup::enter(&self.home) {
             crate::say(&format!("{error:#}"));
         }
     }
-}
-
-/// Moves this process: the sockets that it makes from now on belong to this cgroup.
-pub(crate) fn enter(cgroup: &Path) -> anyhow::Result<()> {
-    fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("entering {}", cgroup.display()))
-}
-
-/// Where this process lives.
-fn own_cgroup() -> anyhow::Result<PathBuf> {
-    let own = fs::read_to_string("/proc/self/cgroup").context("reading /proc/self/cgroup")?;
-    let own =
-        own.lines().find_map(|line| line.strip_prefix("0::/")).context("this process has no cgroup v2")?;
-    Ok(cgroup::mount_point()?.join(own))
 }
 
 /// Keeps this thread on the last CPU (interrupts tend to the first), and everybody else off it as far as can be.
