@@ -383,39 +383,6 @@ fn what_is_no_service_passes_untouched() -> Result<()> {
 }
 
 #[test]
-fn a_node_port_answers_at_the_hosts_loopback_but_not_at_a_pods() -> Result<()> {
-    Cluster::with(&Manifests::examples()?, |cluster| {
-        let t = cluster.topology;
-        let ports = [(Protocol::Tcp, 30080), (Protocol::Udp, 30053)];
-        let own = Server::start("own", t.pod2.place(), &ports)?;
-        for address in ["127.0.0.1", "[::1]"] {
-            for (protocol, port) in ports {
-                let to: SocketAddr = format!("{address}:{port}").parse().context("an address")?;
-                for target in ways(protocol, to) {
-                    let answer = cluster.ask("node-a", target)?;
-                    assert!(["pod1", "pod3"].contains(&answer.backend()?), "{target}: {answer:?}");
-                    check_unseen(&answer)?;
-                    let inside = cluster.ask("pod2", target)?;
-                    assert_eq!(inside.backend()?, own.name(), "{target}");
-                }
-            }
-        }
-        Ok(())
-    })
-}
-
-#[test]
-fn a_node_port_is_this_nodes_alone() -> Result<()> {
-    Cluster::with(&Manifests::examples()?, |cluster| {
-        let other = Server::start("other", cluster.topology.node_b.place(), &[(Protocol::Tcp, 30080)])?;
-        for to in cluster.topology.node_b.sockets(30080) {
-            assert_eq!(cluster.ask("pod1", Target::new(Kind::Tcp, to))?.backend()?, other.name());
-        }
-        Ok(())
-    })
-}
-
-#[test]
 fn sockets_outside_the_cgroup_are_left_alone() -> Result<()> {
     Cluster::with(&Manifests::examples()?, |cluster| {
         let before = cluster.outcomes()?;
