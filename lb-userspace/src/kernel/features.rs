@@ -148,15 +148,16 @@ const PROBES: [Probe; 18] = [
     Probe {
         name: NETNS_COOKIE,
         purpose: "knowing the host's and the pods' network namespaces; without it node ports do not answer at loopback \
-                  addresses, Services with source ranges refuse unbound sockets, and connected UDP sockets stay with a \
-                  backend that has left",
+                  addresses and may be bound, Services with source ranges refuse unbound sockets, and connected UDP \
+                  sockets stay with a backend that has left",
         since: "5.14",
         required: false,
         ask: netns_cookie_option,
     },
     Probe {
         name: SET_RETVAL,
-        purpose: "choosing the error of a refused call; without it a closed port refuses connections, and bind() gets EPERM",
+        purpose: "choosing the error of a refused call; without it a closed port refuses connections, and bind() gets \
+                  EPERM",
         since: "5.18",
         required: false,
         ask: || helper(BpfHelper::BPF_FUNC_set_retval),
