@@ -73,6 +73,42 @@ pub(crate) fn a_slice_may_change_its_service(case: &mut Case<'_>) -> Result<()> 
     case.world.refused(Kind::Tcp, first)
 }
 
+/// Two ports in a slice each, and the endpoints of one of them in two; one endpoint stands in both.
+pub(crate) fn ports_and_endpoints_may_stand_in_several_slices(case: &mut Case<'_>) -> Result<()> {
+    case.apply(&[pod("one", "pods", &http_port()), pod("two", "pods", &http_port())])?;
+    case.ready_pods("pods", 2)?;
+    let address = |name: &str| case.kubectl.run(&["get", "pod", name, "-o", "jsonpath={.status.podIP}"]);
+    let (one, two) = (address("one")?, address("two")?);
+    let slice = |name: &str, port: &str, addresses: &[&String]| {
+        let endpoints: Vec<_> = addresses.iter().map(|ip| json!({ "addresses": [ip] })).collect();
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": { "name": name, "labels": { "kubernetes.io/service-name": "several" } },
+            "addressType": "IPv4",
+            "endpoints": endpoints,
+            "ports": [{ "name": port, "port": 8080 }],
+        })
+    };
+    let ports = json!({ "ports": [{ "name": "a", "port": 80 }, { "name": "b", "port": 81 }] });
+    case.apply(&[
+        service_without_selector("several", &ports),
+        slice("a-1", "a", &[&one]),
+        slice("a-2", "a", &[&one, &two]),
+        slice("b-1", "b", &[&two]),
+    ])?;
+    let several = case.service("several")?;
+    let (a, b) = (several.at(80)?, several.at(81)?);
+    case.world.both_reach(Kind::Tcp, a, &names(&["one", "two"]))?;
+    case.world.both_reach(Kind::Tcp, b, &names(&["two"]))?;
+    case.kubectl.delete(&["endpointslice", "a-2"])?;
+    case.world.both_reach(Kind::Tcp, a, &names(&["one"]))?;
+    case.world.both_reach(Kind::Tcp, b, &names(&["two"]))?;
+    case.kubectl.delete(&["endpointslice", "b-1"])?;
+    case.world.refused(Kind::Tcp, b)?;
+    case.world.both_reach(Kind::Tcp, a, &names(&["one"]))
+}
+
 /// Makes the Service and its Endpoints, and returns the address.
 fn begin(case: &Case<'_>, labels: &Value) -> Result<SocketAddr> {
     case.apply(&[

@@ -17,9 +17,11 @@ use crate::{case::Case, world::World};
 
 mod agent;
 mod case;
+mod clients;
 mod container;
 mod deploy;
 mod endpoints;
+mod policies;
 mod resilience;
 mod selectors;
 mod service_types;
@@ -56,10 +58,20 @@ fn main() -> Result<ExitCode> {
         service_types::types_change_and_change_back,
         service_types::a_deleted_service_is_gone_and_may_come_back,
         service_types::a_headless_service_is_left_alone,
+        service_types::ports_come_and_go_and_share_a_number,
+        service_types::labels_hide_what_they_are_for,
+        service_types::balancers_say_which_addresses_are_theirs,
         endpoints::mirrored_endpoints_are_followed,
         endpoints::endpoints_that_ask_not_to_be_mirrored_are_left_alone,
         endpoints::mirroring_may_start_later,
         endpoints::a_slice_may_change_its_service,
+        endpoints::ports_and_endpoints_may_stand_in_several_slices,
+        policies::terminating_pods_are_the_last_resort,
+        policies::unready_pods_are_published_on_request,
+        policies::hints_are_followed_as_nodes_and_slices_change,
+        policies::session_affinity_is_switched_at_run_time,
+        clients::a_pod_reaches_itself_and_keeps_its_address,
+        clients::datagrams_go_on_when_the_pod_behind_them_is_replaced,
         resilience::a_killed_agent_makes_up_for_what_it_missed,
         resilience::changes_apply_after_an_outage_of_the_api_server,
         resilience::a_watch_that_is_too_old_starts_anew,

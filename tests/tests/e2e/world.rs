@@ -61,7 +61,7 @@ pub(crate) struct World {
     kubelet: Kubelet,
     pub(crate) plane: ControlPlane,
     _outside: (Server, Netns),
-    _client_pod: Sandbox,
+    pub(crate) client_pod: Sandbox,
     pub(crate) cgroup: Arc<Cgroup>,
     pub(crate) network: Arc<PodNetwork>,
     pub(crate) dir: TempDir,
@@ -99,7 +99,7 @@ impl World {
             kubelet,
             plane,
             _outside: outside,
-            _client_pod: client_pod,
+            client_pod,
             cgroup,
             network,
             dir,
@@ -176,9 +176,14 @@ impl World {
 
     /// Asks from a client, each time with a new socket.
     pub(crate) fn ask(&self, client: Client, target: Target, count: u32) -> Result<Vec<Answer>> {
+        self.prober(client).ask(target, count)
+    }
+
+    /// The client's process.
+    pub(crate) const fn prober(&self, client: Client) -> &Prober {
         match client {
-            Client::Node => self.node_client.ask(target, count),
-            Client::Pod => self.pod_client.ask(target, count),
+            Client::Node => &self.node_client,
+            Client::Pod => &self.pod_client,
         }
     }
 }
