@@ -28,7 +28,7 @@ pub(crate) fn tables(results: &Results) -> String {
 
 /// What must hold.
 fn goals(results: &Results) -> String {
-    let Results { small, large_hot, affinity, bulk, single, wide, unchanged, resident, .. } = results;
+    let Results { small, large_hot, affinity, bulk, single, wide, unchanged, .. } = results;
     // Each against the same call without programs: the machine may be slower in one of the two runs.
     let growth = ratio(&large_hot.again) / ratio(&small.again);
     let rows = [
@@ -54,7 +54,6 @@ fn goals(results: &Results) -> String {
         goal("one endpoint among 500,000, from event to store: 99th percentile", single.p99, 100.0, "µs", 1),
         goal("one endpoint of a service with 1,000, the same", wide.p99, 1000.0, "µs", 1),
         goal("10,000 services × 10 endpoints, all lists again, nothing changed", *unchanged, 300.0, "ms", 0),
-        goal("10,000 services × 10 endpoints, resident memory of the agent", *resident, 80.0, "MB", 0),
     ];
     format!("## Goals\n\n| | measured | goal | |\n|---|---:|---:|---|\n{}\n", rows.join("\n"))
 }
@@ -101,14 +100,15 @@ fn row(what: &str, call: &str, added: &Added) -> String {
 }
 
 fn changes_table(results: &Results) -> String {
-    let Results { bulk, single, wide, unchanged, .. } = results;
+    let Results { bulk, single, wide, unchanged, resident, .. } = results;
     format!(
         "## How fast the maps follow\n\n| {LARGE} services × {ENDPOINTS} endpoints | |\n|---|---:|\n\
          | from objects in memory to empty maps | {:.0} ms |\n\
          | of that, inside the store's writes | {:.1} ms |\n{}\n\n\
          | one service × {WIDE} endpoints | |\n|---|---:|\n{}\n\n\
          | {MEDIUM} services × {ENDPOINTS} endpoints | |\n|---|---:|\n\
-         | all lists again, nothing changed | {unchanged:.1} ms |\n",
+         | all lists again, nothing changed | {unchanged:.1} ms |\n\
+         | resident memory of an agent on a folder of manifests | {resident:.0} MB |\n",
         bulk.total,
         bulk.writes,
         single_rows(single),
@@ -152,6 +152,7 @@ fn method() -> String {
          differences within each round, of one client that has a backend already.\n\n\
          **Nothing changed.** All lists arrive again, as after a lost watch: the objects are compared, and nothing is written.\n\n\
          **Memory.** `VmRSS` of `sockeye run` on a folder with the whole cluster, once it is ready; the mapped tables, as far as\n\
-         they are in use, are in it.\n",
+         they are in use, are in it. A folder costs more than an API server: what the files hold is kept beside what was made of\n\
+         it (docs/install.md has the figure for an API server).\n",
     )
 }
