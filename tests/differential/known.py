@@ -18,15 +18,24 @@ def spec(p):
     return p["svc"]["spec"] if p["svc"] else {}
 
 
+def is_vip(p):
+    """Whether the address is one of the load balancer's, whatever else it is."""
+    ingress = (p["svc"] or {}).get("status", {}).get("loadBalancer", {}).get("ingress", [])
+    return any(i.get("ip") == p["ip"] and i.get("ipMode") != "Proxy" for i in ingress)
+
+
 def is_local(p):
     """Whether a Local policy applies to the frontend for clients on the node."""
     return p["front"] == "clusterip" and spec(p).get("internalTrafficPolicy") == "Local"
 
 
+def family(p):
+    return ipaddress.ip_address(p["ip"]).version
+
+
 def has_ranges(p):
-    family = ipaddress.ip_address(p["ip"]).version
     ranges = [r.strip() for r in spec(p).get("loadBalancerSourceRanges", [])]
-    return any(ipaddress.ip_network(r, strict=False).version == family for r in ranges)
+    return any(ipaddress.ip_network(r, strict=False).version == family(p) for r in ranges)
 
 
 RULES = [
@@ -34,7 +43,7 @@ RULES = [
      lambda a, b, p: p["client"] in AT_THE_SOCKET and is_local(p) and only(a, "timeout") and only(b, "refused"),
      "a Local policy and endpoints on other nodes only: an error at once is more use to a client on the node than a time-out"),
     ("refused-where-kube-proxy-drops: source ranges", NFT,
-     lambda a, b, p: p["client"] in AT_THE_SOCKET and p["front"] == "lb" and has_ranges(p) and only(a, "timeout") and only(b, "refused"),
+     lambda a, b, p: p["client"] in AT_THE_SOCKET and is_vip(p) and has_ranges(p) and only(a, "timeout") and only(b, "refused"),
      "loadBalancerSourceRanges do not hold the client: at the socket nothing can be dropped, so the call fails"),
     ("refused-where-kube-proxy-drops: no such Service", NFT,
      lambda a, b, p: p["client"] in AT_THE_SOCKET and p["front"] in ("stale", "wrongport") and is_cluster_ip(p)
@@ -47,8 +56,10 @@ RULES = [
      lambda a, b, p: p["front"] == "localhost" and p["client"] == "host" and only(a, "refused") and not b["e"] and b["b"] != ["passed"],
      "node ports answer at 127.0.0.1 and ::1 too, TCP and UDP: at the socket this costs nothing and opens nothing to others"),
     ("health-check-at-both-families", NFT,
-     lambda a, b, p: p["front"] == "hcport" and ":" in p["ip"] and only(a, "refused") and b["b"] != [] and b["e"] == [],
-     "healthCheckNodePort of an IPv4-only Service answers at the node's IPv6 address too: load balancers of dual-stack nodes ask there"),
+     lambda a, b, p: p["front"] == "hcport" and f"IPv{family(p)}" not in spec(p).get("ipFamilies", []) and only(a, "refused")
+     and len(b["b"] + b["e"]) == 1 and (b["b"] + b["e"])[0].startswith(("200,", "503,")),
+     "healthCheckNodePort of a Service of one family answers at the node's addresses of both: load balancers of dual-stack nodes "
+     "ask at either"),
     ("hairpin-works-without-node-name", NFT,
      lambda a, b, p: p["client"] == "pod" and p["proto"] != "http" and (a["e"] in (["timeout"], ["answer from another address"]))
      and b["e"] == [] and is_pod_itself(set(b["b"]) - set(a["b"])) and set(a["b"]) <= set(b["b"]),
