@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use lb_common::socket::{ConnectedSocket, SocketState, state};
 
-/// `struct bpf_iter__bpf_sk_storage_map` (net/core/bpf_sk_storage.c): one socket's element of the map.
+/// `struct bpf_iter__bpf_sk_storage_map` (`net/core/bpf_sk_storage.c`): one socket's element of the map.
 #[repr(C)]
 pub(crate) struct Element {
     meta: *const Meta,
