@@ -19,6 +19,12 @@ impl Difference {
         Self(self.0 + other.0)
     }
 
+    /// One 32-bit word that was not there before.
+    #[inline(always)]
+    pub const fn added(self, word: u32) -> Self {
+        Self(self.0 + word as u64)
+    }
+
     /// One 32-bit word replaced by another.
     #[inline(always)]
     pub const fn word(self, old: u32, new: u32) -> Self {
@@ -85,6 +91,14 @@ mod tests {
     fn the_example_of_rfc_1624() {
         // Section 4: checksum 0xDD2F, a field changes from 0x5555 to 0x3285, the new checksum is 0x0000.
         assert_eq!(Difference::NONE.half(0x5555, 0x3285).apply(0xdd2f), 0x0000);
+    }
+
+    #[test]
+    fn a_checksum_from_scratch_is_the_difference_to_nothing() {
+        let words = [0x4500_0054_u32, 0x1234_4000, 0x4001_0000, 0x0a00_0001, 0x0a00_0002];
+        let halves: Vec<u16> = words.iter().flat_map(|w| [(w >> 16) as u16, *w as u16]).collect();
+        let sum = words.iter().fold(Difference::NONE, |sum, word| sum.added(*word));
+        assert_eq!(sum.apply(u16::MAX), whole(&halves));
     }
 
     proptest! {

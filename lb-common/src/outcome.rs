@@ -69,13 +69,14 @@ numbered! {
         NoNodeAddress = 27, "no_node_address", "no node address of this family to translate the source to";
         FlowTableFull = 28, "flow_table_full", "the connection could not be remembered";
         NoRoute = 29, "no_route", "no route to the backend or back to the client";
-        TtlExceeded = 30, "ttl_exceeded", "hop limit reached";
+        TtlExceeded = 30, "ttl_exceeded", "hop limit reached: the sender is told";
         RewriteFailed = 31, "rewrite_failed", "the kernel refused to change the packet";
         NoFlow = 32, "no_flow", "a TCP packet to a service that neither opens nor belongs to a known connection";
-        Unanswered = 33, "unanswered", "no usable endpoint behind an address that is not the node's: dropped";
+        Unanswered = 33, "unanswered", "dropped, and no answer could be made for the sender";
         NodePortTaken = 34, "node_port_taken", "a process of the host tried to bind a node port that is in use";
         SourceNotAllowed = 35, "source_not_allowed", "the client is in none of the Service's loadBalancerSourceRanges";
         SourceUnknown = 36, "source_unknown", "loadBalancerSourceRanges, and the client's address is not known";
+        TooBig = 37, "too_big", "longer than the way to the backend or to the client allows: the sender is told";
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! ICMP errors about such packets are translated like them (`error`), and later fragments follow the first.
 
+mod answer;
 mod error;
 mod flow;
 mod forward;
@@ -23,7 +24,7 @@ use lb_common::{
 };
 
 pub(crate) use self::forward::Step;
-use self::parse::Packet;
+use self::{answer::Failure, parse::Packet};
 
 /// Packets that arrive at an external device: from clients, and from backends on other machines.
 #[inline(always)]
@@ -33,14 +34,26 @@ pub(crate) fn ingress(ctx: &TcContext) -> Result<Step, Reason> {
         return error::ingress(ctx, &network);
     }
     let packet = parse::transport(ctx, network)?;
-    let (flow, outcome) = match flow::lookup(&packet) {
+    match serve(ctx, &packet) {
+        Ok(step) => Ok(step),
+        Err(failure) => answer::answer(ctx, &packet, &failure),
+    }
+}
+
+#[inline(always)]
+fn serve(ctx: &TcContext, packet: &Packet) -> Result<Step, Failure> {
+    let (flow, outcome) = match flow::lookup(packet) {
         Some(flow) if flow.flags & flags::FORWARD != 0 => (flow, Outcome::FlowForwarded),
         // An answer for the node's own address and port: of a backend on another machine.
         Some(flow) if flow.flags & flags::REDIRECT != 0 => (flow, Outcome::FlowReturned),
-        Some(_) => return Err(Reason::NotAService),
-        None => (open::open(ctx, &packet)?, Outcome::FlowOpened),
+        Some(_) => return Err(Reason::NotAService.into()),
+        None => (open::open(ctx, packet)?, Outcome::FlowOpened),
     };
-    translate(ctx, &packet, &flow, outcome)
+    if flow.flags & flags::REDIRECT == 0 {
+        Ok(to_the_stack(ctx, packet, &flow, outcome)?)
+    } else {
+        out(ctx, packet, &flow, outcome)
+    }
 }
 
 /// Packets that leave through an external device: the answers of backends on this node.
@@ -55,16 +68,22 @@ pub(crate) fn egress(ctx: &TcContext) -> Result<Step, Reason> {
     if flow.flags & (flags::FORWARD | flags::REDIRECT) != 0 {
         return Err(Reason::NotAService);
     }
-    translate(ctx, &packet, &flow, Outcome::FlowReturned)
+    to_the_stack(ctx, &packet, &flow, Outcome::FlowReturned)
 }
 
 #[inline(always)]
-fn translate(ctx: &TcContext, packet: &Packet, flow: &Flow, outcome: Outcome) -> Result<Step, Reason> {
+fn to_the_stack(ctx: &TcContext, packet: &Packet, flow: &Flow, outcome: Outcome) -> Result<Step, Reason> {
     parse::remember_fragment(packet);
-    if flow.flags & flags::REDIRECT == 0 {
-        rewrite::rewrite(ctx, packet, &flow.source, &flow.destination, false)?;
-        return Ok(Step::Stack(outcome));
+    rewrite::rewrite(ctx, packet, &flow.source, &flow.destination, false)?;
+    Ok(Step::Stack(outcome))
+}
+
+#[inline(always)]
+fn out(ctx: &TcContext, packet: &Packet, flow: &Flow, outcome: Outcome) -> Result<Step, Failure> {
+    if packet.network.hops <= 1 {
+        return Err(Reason::TtlExceeded.into());
     }
+    parse::remember_fragment(packet);
     let device = forward::route(ctx, &packet.network, &flow.source, &flow.destination)?;
     rewrite::rewrite(ctx, packet, &flow.source, &flow.destination, true)?;
     Ok(forward::redirect(device, outcome))

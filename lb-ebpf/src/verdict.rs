@@ -2,10 +2,11 @@
 //!
 //! | reason | connect, sendmsg | recvmsg, getpeername | packets |
 //! |---|---|---|---|
-//! | the service has no backends | ECONNREFUSED | – | to the stack, which refuses; dropped if the address is not the node's |
+//! | the service has no backends | ECONNREFUSED | – | answered: a reset, or ICMP port unreachable |
 //! | no local backends, broken tables | ECONNREFUSED | – | dropped |
 //! | the client is not admitted, or not known | ECONNREFUSED | – | dropped |
-//! | translated in part: no port, no route, no hops left | – | – | dropped |
+//! | no hops left, too big for the way | – | – | answered: ICMP time exceeded, packet too big |
+//! | translated in part: no port, no route | – | – | dropped |
 //! | all others | the call goes on, untranslated | the call goes on, unchanged | to the stack, unchanged |
 //!
 //! A kernel without `bpf_set_retval` (before 5.18) gives a refused call EPERM. There, ECONNREFUSED comes from a closed port
@@ -80,6 +81,7 @@ pub(crate) fn allow_or_refuse(
                 | Reason::RewriteFailed
                 | Reason::NoFlow
                 | Reason::Unanswered
+                | Reason::TooBig
                 | Reason::NodePortTaken => ALLOW,
             }
         }
@@ -104,6 +106,7 @@ pub(crate) fn pass_or_drop(ctx: &TcContext, end: Result<Step, Reason>) -> i32 {
     let (number, verdict) = match end {
         Ok(Step::Stack(outcome)) => (outcome.number(), TC_ACT_UNSPEC),
         Ok(Step::Redirect(outcome, verdict)) => (outcome.number(), verdict),
+        Ok(Step::Answer(reason, verdict)) => (reason.number(), verdict),
         Err(reason) => {
             report_defect(ctx, reason);
             let verdict = match reason {
@@ -115,13 +118,13 @@ pub(crate) fn pass_or_drop(ctx: &TcContext, end: Result<Step, Reason>) -> i32 {
                 | Reason::Fragment
                 | Reason::NotIp
                 | Reason::NoFlow
-                | Reason::NodePortTaken
-                // Only at node addresses: the stack refuses what comes to a closed port.
-                | Reason::NoBackends => TC_ACT_UNSPEC,
+                | Reason::NodePortTaken => TC_ACT_UNSPEC,
                 Reason::NoLocalBackends
                 | Reason::SourceNotAllowed
                 | Reason::SourceUnknown
                 | Reason::Unanswered
+                | Reason::NoBackends
+                | Reason::TooBig
                 | Reason::BrokenTables
                 | Reason::PortsExhausted
                 | Reason::NoNodeAddress

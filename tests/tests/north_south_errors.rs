@@ -86,6 +86,30 @@ fn learns_what_size_fits(port: u16, backend: &str) -> Result<()> {
     })
 }
 
+/// The way narrows on this node, where no stack looks at what is redirected.
+#[test]
+fn a_client_learns_what_size_fits_from_this_node() -> Result<()> {
+    Cluster::with(&manifests()?, |cluster| {
+        let t = cluster.topology;
+        t.node_a.netns.ip(&format!(
+            "route change 10.244.2.0/24 via {} mtu lock 1300\nroute change fd00:244:2::/64 via {} mtu lock 1300",
+            t.node_b.v4, t.node_b.v6
+        ))?;
+        for to in t.node_a.sockets(31002) {
+            let before = cluster.outcomes()?;
+            let target = Target::new(Kind::Tcp, to).within(Duration::from_secs(10));
+            let answers = cluster.prober("client")?.answers(&Request::Transfer(target, 1 << 20))?;
+            assert_eq!(answers.len(), 2);
+            for (answer, way) in answers.iter().zip(["download", "upload"]) {
+                assert_eq!(answer.backend().with_context(|| format!("{way} at {to}"))?, "pod3");
+            }
+            let counted = delta(&before, &cluster.outcomes()?);
+            assert!(counted.get("too_big") >= Some(&1), "{to}: {counted:?}");
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_client_learns_that_its_backend_does_not_listen() -> Result<()> {
     Cluster::with(&manifests()?, |cluster| {
@@ -96,6 +120,48 @@ fn a_client_learns_that_its_backend_does_not_listen() -> Result<()> {
                 assert_eq!(cluster.ask("client", target)?.errno()?, "ECONNREFUSED", "{to}");
                 let counted = delta(&before, &cluster.outcomes()?);
                 assert_eq!(counted.get("error_translated"), Some(&1), "{to}: {counted:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// At an address that is not the node's no stack would refuse. Offloads off, so that real checksums are compared.
+#[test]
+fn a_service_without_endpoints_refuses_at_every_address() -> Result<()> {
+    let manifests = manifests()?;
+    manifests.write(
+        "abandoned.yaml",
+        "apiVersion: v1
+kind: Service
+metadata: {name: abandoned, namespace: default}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  ipFamilies: [IPv4, IPv6]
+  externalIPs: [198.51.100.8, '2001:db8:100::8']
+  ports:
+    - {name: http, protocol: TCP, port: 80, nodePort: 31005}
+    - {name: udp, protocol: UDP, port: 80, nodePort: 31005}
+",
+    )?;
+    Cluster::with(&manifests, |cluster| {
+        let external =
+            ["198.51.100.8:80", "[2001:db8:100::8]:80"].map(|to| to.parse().map_err(anyhow::Error::from));
+        let external = external.into_iter().collect::<Result<Vec<_>>>()?;
+        let all = [&external[..], &cluster.topology.node_a.sockets(31005)].concat();
+        for offloads in [true, false] {
+            if !offloads {
+                cluster.topology.switch_off_offloads()?;
+            }
+            for (kind, to) in
+                [Kind::Tcp, Kind::Udp].into_iter().flat_map(|kind| all.iter().map(move |to| (kind, *to)))
+            {
+                let before = cluster.outcomes()?;
+                let target = Target::new(kind, to).within(Duration::from_secs(2));
+                assert_eq!(cluster.ask("client", target)?.errno()?, "ECONNREFUSED", "{target}");
+                let counted = delta(&before, &cluster.outcomes()?);
+                assert_eq!(counted.get("no_backends"), Some(&1), "{target}: {counted:?}");
             }
         }
         Ok(())

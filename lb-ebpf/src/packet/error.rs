@@ -62,7 +62,12 @@ pub(super) fn ingress(ctx: &TcContext, network: &Network) -> Result<Step, Reason
         }
         _ => {
             let (source, destination) = ends(network, &flow);
-            let device = forward::route(ctx, network, &source, &destination)?;
+            // An error is never answered by another (RFC 1122, section 3.2.2).
+            if network.hops <= 1 {
+                return Err(Reason::TtlExceeded);
+            }
+            let route = forward::route(ctx, network, &source, &destination);
+            let device = route.map_err(|failure| failure.reason)?;
             translate(ctx, network, &quote, &flow, true)?;
             Ok(forward::redirect(device, Outcome::ErrorTranslated))
         }

@@ -5,18 +5,21 @@ use core::ptr;
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        __sk_buff, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
-        bpf_fib_lookup,
+        __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
     },
     helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_redirect_neigh},
     programs::TcContext,
 };
 use lb_common::{
-    address::SocketAddress,
+    address::{Protocol, SocketAddress},
     outcome::{Outcome, Reason},
 };
 
-use super::parse::Network;
+use super::{
+    answer::Failure,
+    parse::{self, Network},
+};
 use crate::tables;
 
 /// What happens to a translated packet.
@@ -26,6 +29,8 @@ pub(crate) enum Step {
     Stack(Outcome),
     /// It leaves the node; the number is the kernel's verdict.
     Redirect(Outcome, i32),
+    /// It has become an answer to its sender; the number is the kernel's verdict.
+    Answer(Reason, i32),
 }
 
 /// `AF_INET` and `AF_INET6`.
@@ -40,29 +45,58 @@ pub(super) fn leaves_the_node(
     client: &SocketAddress,
     backend: &SocketAddress,
 ) -> Result<bool, Reason> {
-    match fib(ctx, network, client, backend) {
-        (BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH, device) => Ok(tables::is_external(device)),
+    let answer = fib(ctx, network, client, backend, 0);
+    match answer.code {
+        // Without a length, the last of these comes after all else was found.
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            Ok(tables::is_external(answer.device))
+        }
         // An address of this node: the backend uses the host's network.
-        (BPF_FIB_LKUP_RET_NOT_FWDED, _) => Ok(false),
+        BPF_FIB_LKUP_RET_NOT_FWDED => Ok(false),
         _ => Err(Reason::NoRoute),
     }
 }
 
-/// The device that the packet leaves through.
+/// The device that the packet leaves through, if it is not too long for the way.
 #[inline(always)]
 pub(super) fn route(
     ctx: &TcContext,
     network: &Network,
     source: &SocketAddress,
     destination: &SocketAddress,
-) -> Result<u32, Reason> {
-    if network.hops <= 1 {
-        return Err(Reason::TtlExceeded);
+) -> Result<u32, Failure> {
+    let length = length_on_the_wire(ctx, network)?;
+    let answer = fib(ctx, network, source, destination, length);
+    match answer.code {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(answer.device),
+        // Kernels before 5.12 do not tell the size, and leave the packet's own (commit e1850ea9bd9e).
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            let mtu = if answer.mtu < length { u32::from(answer.mtu) } else { 0 };
+            Err(Failure { reason: Reason::TooBig, mtu })
+        }
+        _ => Err(Reason::NoRoute.into()),
     }
-    match fib(ctx, network, source, destination) {
-        (BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH, device) => Ok(device),
-        _ => Err(Reason::NoRoute),
+}
+
+/// The length of the longest packet that this one becomes on the wire, from the network header on.
+///
+/// Devices may hand over many segments as one packet; `gso_size` is what each of them carries.
+#[inline(always)]
+fn length_on_the_wire(ctx: &TcContext, network: &Network) -> Result<u16, Reason> {
+    let skb = ctx.as_ptr().cast::<__sk_buff>();
+    // SAFETY: the kernel hands each program a valid context.
+    let (length, segment) = unsafe { ((*skb).len, (*skb).gso_size) };
+    let mut length = length as usize - network.offset;
+    if segment != 0 {
+        let header = if network.protocol == Protocol::Tcp as u8 {
+            // Its upper half counts words (RFC 9293, section 3.1).
+            usize::from(parse::load::<u8>(ctx, network.payload + 12)? >> 4) * 4
+        } else {
+            8
+        };
+        length = network.payload - network.offset + header + segment as usize;
     }
+    Ok(if length > 0xffff { 0xffff } else { length as u16 })
 }
 
 /// Sends the packet out; the kernel finds the neighbour, and asks for it if it does not know it.
@@ -81,7 +115,8 @@ fn fib(
     network: &Network,
     source: &SocketAddress,
     destination: &SocketAddress,
-) -> (u32, u32) {
+    length: u16,
+) -> FibAnswer {
     let (family, source_words, destination_words) = if network.v4 {
         (AF_INET, [source.address.v4_word(), 0, 0, 0], [destination.address.v4_word(), 0, 0, 0])
     } else {
@@ -92,7 +127,7 @@ fn fib(
         protocol: network.protocol,
         source_port: source.port.wire(),
         destination_port: destination.port.wire(),
-        length: 0,
+        length,
         // SAFETY: the kernel hands each program a valid context.
         device: unsafe { (*ctx.as_ptr().cast::<__sk_buff>()).ifindex },
         flow_info: 0,
@@ -103,7 +138,17 @@ fn fib(
     // SAFETY: the context is valid; the parameters have the helper's layout and size.
     let answer = unsafe { fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), FIB_PARAMS, 0) };
     // A negative answer is an error number: as an unsigned number it is none of the defined answers.
-    ((answer as i32).cast_unsigned(), params.device)
+    FibAnswer { code: (answer as i32).cast_unsigned(), device: params.device, mtu: params.length }
+}
+
+/// What the kernel says of a route.
+struct FibAnswer {
+    /// One of `BPF_FIB_LKUP_RET_*`.
+    code: u32,
+    /// The device; told with most codes.
+    device: u32,
+    /// The size that fits, if the code says that the packet's does not.
+    mtu: u16,
 }
 
 /// `struct bpf_fib_lookup` (`include/uapi/linux/bpf.h`), without the unions of fields that are not needed here.
@@ -113,7 +158,7 @@ struct FibParams {
     protocol: u8,
     source_port: u16,
     destination_port: u16,
-    /// Of the packet; zero: the route's MTU is not checked.
+    /// In: of the packet; zero: the device's MTU is checked instead of the route's. Out: the MTU, if it is too long.
     length: u16,
     /// In: where the packet arrived. Out: where it leaves.
     device: u32,

@@ -7,7 +7,7 @@ use lb_common::{
     config::Config,
     decide::{self, Selection, Source, Tables as _},
     flow::{Flow, FlowKey, Service, flags},
-    frontend::{FrontendKey, FrontendKind},
+    frontend::FrontendKey,
     outcome::Reason,
 };
 
@@ -34,13 +34,7 @@ pub(super) fn open(ctx: &TcContext, packet: &Packet) -> Result<Flow, Reason> {
         return Err(Reason::NoFlow);
     }
     decide::admit(&Maps, &found, || Some(packet.source.address))?;
-    let selection = decide::select(&Maps, &found, true, || Client::Address(packet.source.address));
-    let selection = selection.map_err(|reason| match reason {
-        // The stack refuses what comes to a closed port of the node itself; for other addresses it would look for a
-        // route, and send the packet back where it came from.
-        Reason::NoBackends if found.entry.kind != FrontendKind::NodePort as u8 => Reason::Unanswered,
-        other => other,
-    })?;
+    let selection = decide::select(&Maps, &found, true, || Client::Address(packet.source.address))?;
     let redirect =
         forward::leaves_the_node(ctx, &packet.network, &packet.source, &selection.backend.socket_address())?;
     let service = Service {

@@ -150,7 +150,32 @@ fn network_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
         part: Part::Whole,
         identification: 0,
     };
-    skip_extensions(ctx, network)
+    let mut network = skip_extensions(ctx, network)?;
+    network.payload = as_if_read(network.payload, header[2]);
+    Ok(network)
+}
+
+/// More than the offset of any transport header: six extension headers have 12,288 bytes at most.
+const PAYLOADS: u64 = 0x3fff;
+
+/// The same offset, of which the verifier knows nothing but the bound.
+///
+/// It would follow the rest of the program once for each number of extension headers, and again for each of those that
+/// an error quotes. To what is added and taken away again it forgets the number; `unknown` is any that it does not know.
+#[inline(always)]
+fn as_if_read(offset: usize, unknown: u32) -> usize {
+    let mut number = offset as u64;
+    // SAFETY: two instructions, on registers that it owns.
+    unsafe {
+        core::arch::asm!(
+            "{0} += {1}",
+            "{0} -= {1}",
+            inout(reg) number,
+            in(reg) u64::from(unknown),
+            options(pure, nomem, nostack)
+        );
+    }
+    (number & PAYLOADS) as usize
 }
 
 /// Numbers of extension headers (RFC 8200, section 4), and that of none at all.

@@ -136,6 +136,6 @@ pub(super) fn store<T>(ctx: &TcContext, offset: usize, value: &T) -> Result<(), 
 }
 
 #[inline(always)]
-fn failed(_errno: i64) -> Reason {
+pub(super) fn failed(_errno: i64) -> Reason {
     Reason::RewriteFailed
 }

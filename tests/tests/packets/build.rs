@@ -78,7 +78,8 @@ fn data(bytes: &[u8], inner: &Part) -> Part {
 
 fn ipv4(layer: &Layer, inner: &Part) -> Result<Part> {
     let [IpAddr::V4(source), IpAddr::V4(destination)] = layer.addresses()? else { bail!("IPv4 addresses") };
-    let tos: u8 = layer.number("tos", 0)?;
+    // Internetwork control, as Linux sends ICMP errors in IPv4.
+    let tos: u8 = layer.number("tos", if layer.has("control") { 0xc0 } else { 0 })?;
     let options = hex(layer.text("options").unwrap_or_default())?;
     let length = u16::try_from(20 + options.len() + inner.bytes.len())?;
     let mut header = Ipv4Header {
@@ -86,7 +87,7 @@ fn ipv4(layer: &Layer, inner: &Part) -> Result<Part> {
         ecn: (tos & 3).try_into()?,
         total_len: layer.number("length", length)?,
         identification: layer.number("id", 0)?,
-        dont_fragment: layer.has("df"),
+        dont_fragment: layer.has("df") || layer.has("control"),
         more_fragments: layer.has("more"),
         fragment_offset: offset(layer)?,
         time_to_live: layer.number("ttl", 64)?,

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use crate::text::{Case, Layer};
 
 /// The machines of the topology and the addresses of the services, in each family.
-const ADDRESSES: [(&str, [&str; 2]); 11] = [
+const ADDRESSES: [(&str, [&str; 2]); 12] = [
     ("client", ["172.18.0.10", "fd00:18::10"]),
     ("neighbour", ["172.18.0.99", "fd00:18::99"]),
     ("node", ["172.18.0.2", "fd00:18::2"]),
@@ -13,6 +13,7 @@ const ADDRESSES: [(&str, [&str; 2]); 11] = [
     ("pod1", ["10.244.1.11", "fd00:244:1::11"]),
     ("pod2", ["10.244.1.12", "fd00:244:1::12"]),
     ("pod3", ["10.244.2.13", "fd00:244:2::13"]),
+    ("narrow", ["10.244.2.99", "fd00:244:2::99"]),
     ("balancer", ["203.0.113.10", "2001:db8:113::10"]),
     ("external", ["198.51.100.7", "2001:db8:100::7"]),
     ("abandoned", ["198.51.100.8", "2001:db8:100::8"]),

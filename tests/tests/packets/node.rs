@@ -57,6 +57,10 @@ impl<'a> Node<'a> {
     fn new(topology: &'a Topology, sockeye: &'a Installation<'a>, manifests: &Manifests) -> Result<Self> {
         // Where the Service `lost` has its backend.
         topology.node_a.netns.ip("route add unreachable 192.0.2.77\nroute add unreachable 2001:db8:2::77")?;
+        // Where the Service `narrow` has its backend; forwarding heeds only a size that is locked.
+        topology.node_a.netns.ip(
+            "route add 10.244.2.99 via 172.18.0.3 mtu lock 1300\nroute add fd00:244:2::99 via fd00:18::3 mtu lock 1300",
+        )?;
         sockeye.start_with(&manifests.path(), &["--max-flows", "4096"])?.kill()?;
         let (ingress, egress) = (
             program(topology, sockeye, programs::TC_INGRESS)?,

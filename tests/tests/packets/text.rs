@@ -52,7 +52,17 @@ pub(crate) enum Direction {
 pub(crate) enum Verdict {
     Pass,
     Drop,
+    /// Out through a device.
     Redirect,
+    /// Out to where it came from: the frame's addresses are swapped.
+    Answer,
+}
+
+impl Verdict {
+    /// What the kernel is told.
+    pub(crate) fn in_the_kernel(self) -> Self {
+        if self == Self::Answer { Self::Redirect } else { self }
+    }
 }
 
 /// One line of a packet.
@@ -131,7 +141,8 @@ impl FromStr for Layer {
             "text",
             "bytes",
         ];
-        const FIELDS: [&str; 22] = [
+        const FIELDS: [&str; 23] = [
+            "control",
             "ttl",
             "tos",
             "id",
@@ -224,6 +235,7 @@ fn add_end(case: &mut Case, content: &str) -> Result<()> {
         "pass" => Verdict::Pass,
         "drop" => Verdict::Drop,
         "redirect" => Verdict::Redirect,
+        "answer" => Verdict::Answer,
         other => bail!("no verdict is called {other:?}"),
     };
     outcome.clone_into(&mut step.outcome);
