@@ -2,10 +2,12 @@
 //!
 //! All of this happens in the network namespace of the calling thread.
 
+mod listing;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use lb_common::socket::{ConnectedSocket, SocketState};
@@ -15,10 +17,15 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
+use self::listing::Listing;
 use crate::netlink::exchange::{Exchange, Scope};
 
 /// How often sockets are looked for that cannot be told apart from one that was ended just now.
 const ROUNDS: usize = 8;
+
+/// Addresses that sockets are connected to, and the port there; none and zero: any.
+type Peers<'a> = (&'a BTreeSet<IpAddr>, u16);
+const ANY: Peers<'_> = (&BTreeSet::new(), 0);
 
 /// A socket that waits for others: a TCP listener, or a UDP socket that is bound and not connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,12 +57,15 @@ impl SockDiag {
     pub(crate) fn end(&mut self, sockets: &[ConnectedSocket]) -> io::Result<BTreeSet<u64>> {
         let wanted: BTreeMap<u64, SocketState> =
             sockets.iter().map(|socket| (socket.cookie, socket.state)).collect();
-        let ports: BTreeSet<u16> = wanted.values().map(|state| state.backend.port.number()).collect();
+        let mut backends: BTreeMap<u16, BTreeSet<IpAddr>> = BTreeMap::new();
+        for backend in wanted.values().map(|state| SocketAddr::from(state.backend)) {
+            backends.entry(backend.port()).or_default().insert(backend.ip());
+        }
         let mut ended = BTreeSet::new();
         // The kernel finds a socket by its addresses and ports and compares the cookie then: of several with the same
         // ones (SO_REUSEPORT), one is found once the other is gone.
         for _ in 0..ROUNDS {
-            let found = self.connected(&ports, &wanted)?;
+            let found = self.connected(&backends, &wanted)?;
             let mut again = false;
             for header in found {
                 if self.destroy(&header)? {
@@ -76,7 +86,7 @@ impl SockDiag {
         let mut bound = Vec::new();
         for (protocol, states) in [(IPPROTO_TCP, StateFlags::LISTEN), (IPPROTO_UDP, StateFlags::CLOSE)] {
             for family in [AF_INET, AF_INET6] {
-                self.dump(protocol, family, &states, 0, |response| {
+                self.dump(protocol, family, &states, ANY, |response| {
                     bound.extend(BoundSocket::of(protocol, &response));
                 })?;
             }
@@ -87,13 +97,14 @@ impl SockDiag {
     /// The sockets of those wanted that are connected to their backend.
     fn connected(
         &mut self,
-        ports: &BTreeSet<u16>,
+        backends: &BTreeMap<u16, BTreeSet<IpAddr>>,
         wanted: &BTreeMap<u64, SocketState>,
     ) -> io::Result<Vec<InetResponseHeader>> {
         let mut found = Vec::new();
-        for port in ports {
+        for (port, ips) in backends {
+            // One listing for each port, however many backends have it: each looks at all UDP sockets of the machine.
             for family in [AF_INET, AF_INET6] {
-                self.dump(IPPROTO_UDP, family, &StateFlags::ESTABLISHED, *port, |response| {
+                self.dump(IPPROTO_UDP, family, &StateFlags::ESTABLISHED, (ips, *port), |response| {
                     let id = &response.header.socket_id;
                     let peer = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
                     let cookie = u64::from_ne_bytes(id.cookie);
@@ -106,19 +117,20 @@ impl SockDiag {
         Ok(found)
     }
 
-    /// Hands over the sockets of a protocol and family in these states; with a port, those connected to it.
+    /// Hands over the sockets of a protocol and family in these states, of those connected to one of the peers; perhaps
+    /// others, too.
     fn dump(
         &mut self,
         protocol: u8,
         family: u8,
         states: &StateFlags,
-        port: u16,
+        (ips, port): Peers<'_>,
         mut each: impl FnMut(InetResponse),
     ) -> io::Result<()> {
         let mut socket_id = SocketId::new_v6();
         socket_id.destination_port = port;
         let request = request(protocol, family, states.clone(), socket_id);
-        let done = self.exchange.ask(request, Scope::Dump, |answer| {
+        let done = self.exchange.ask(Listing::new(request, ips), Scope::Dump, |answer| {
             if let SockDiagMessage::InetResponse(response) = answer {
                 each(*response);
             }
@@ -169,7 +181,7 @@ pub(crate) fn can_destroy_udp() -> io::Result<bool> {
     let lacks = |error: &io::Error| error.raw_os_error().is_some_and(|number| LACKS.contains(&number));
     let listed = SockDiag::open().and_then(|mut diag| {
         // No UDP socket is ever in this state.
-        diag.dump(IPPROTO_UDP, AF_INET, &StateFlags::SYN_SENT, 0, drop)?;
+        diag.dump(IPPROTO_UDP, AF_INET, &StateFlags::SYN_SENT, ANY, drop)?;
         Ok(diag)
     });
     let mut diag = match listed {
@@ -217,7 +229,7 @@ mod tests {
         let inode = File::from(socket.as_fd().try_clone_to_owned().unwrap()).metadata().unwrap().ino();
         let (mut diag, mut cookie) = (SockDiag::open().unwrap(), None);
         for family in [AF_INET, AF_INET6] {
-            diag.dump(IPPROTO_UDP, family, &StateFlags::all(), 0, |response| {
+            diag.dump(IPPROTO_UDP, family, &StateFlags::all(), ANY, |response| {
                 if u64::from(response.header.inode) == inode {
                     cookie = Some(u64::from_ne_bytes(response.header.socket_id.cookie));
                 }

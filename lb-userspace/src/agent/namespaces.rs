@@ -11,7 +11,7 @@ use tokio::{
     task::spawn_blocking,
     time::{Instant, sleep_until},
 };
-use tracing::{debug, warn};
+use tracing::{debug, trace, warn};
 
 use crate::{
     kernel::Namespaces,
@@ -46,8 +46,10 @@ pub(super) async fn follow(
     let mut said = Vec::new();
     let mut looks = LOOKS.iter();
     while !changes.is_closed() {
+        let start = Instant::now();
         match spawn_blocking(netns::look).await {
             Ok(Ok(found)) => {
+                trace!(namespaces = found.len(), took = ?start.elapsed(), "looked for network namespaces");
                 let problems = write(&mut map, &found, &mut written);
                 if said != problems {
                     said.clone_from(&problems);

@@ -23,7 +23,7 @@ use lb_common::{
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::spawn_blocking,
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tracing::{debug, info, warn};
 
@@ -58,6 +58,15 @@ pub(super) struct Sweeper {
     ended: Arc<AtomicU64>,
     /// Stale sockets that were not found, and how often they were looked for.
     absent: BTreeMap<u64, (SocketState, u8)>,
+}
+
+/// When to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    /// At once.
+    Now,
+    /// After all programs have ended that run now.
+    Settled,
 }
 
 /// Why a sweep did not do all.
@@ -101,7 +110,7 @@ impl Sweeper {
         }
         loop {
             let left = notices.borrow_and_update().left;
-            let again = match self.sweep().await {
+            let again = match self.sweep_twice().await {
                 Ok(again) => again,
                 Err(SweepError::Stopping) => return,
                 Err(error) => {
@@ -121,9 +130,15 @@ impl Sweeper {
         }
     }
 
+    /// Looks at once, and again when nobody can be on the way any more whom the tables sent to a backend that has left.
+    async fn sweep_twice(&mut self) -> Result<bool, SweepError> {
+        self.sweep(When::Now).await?;
+        self.sweep(When::Settled).await
+    }
+
     /// Looks at all sockets once. True: some may yet turn up.
-    async fn sweep(&mut self) -> Result<bool, SweepError> {
-        let stale = self.find_stale().await?;
+    async fn sweep(&mut self, when: When) -> Result<bool, SweepError> {
+        let stale = self.find_stale(when).await?;
         let mut by_namespace: BTreeMap<u64, Vec<ConnectedSocket>> = BTreeMap::new();
         for socket in stale {
             by_namespace.entry(socket.state.namespace).or_default().push(socket);
@@ -132,18 +147,24 @@ impl Sweeper {
             return Ok(false);
         }
         let namespaces = Arc::clone(&self.namespaces.borrow());
+        let start = Instant::now();
         let (done, failed) = spawn_blocking(move || end_all(&by_namespace, &namespaces))
             .await
             .map_err(|_| SweepError::Stopping)?;
+        debug!(sockets = done.len(), took = ?start.elapsed(), "asked the kernel to end sockets");
         let again = self.note(done);
         failed.map_or(Ok(again), Err)
     }
 
     /// The stale sockets, without those that were looked for in vain.
-    async fn find_stale(&mut self) -> Result<Vec<ConnectedSocket>, SweepError> {
+    async fn find_stale(&mut self, when: When) -> Result<Vec<ConnectedSocket>, SweepError> {
         let mut sockets = self.sockets.take().ok_or(SweepError::Stopping)?;
-        let read = spawn_blocking(move || (sockets.read(), sockets)).await;
-        let (connected, sockets) = read.map_err(|_| SweepError::Stopping)?;
+        let start = Instant::now();
+        let read = spawn_blocking(move || {
+            let settled = if when == When::Settled { sockets.settle() } else { Ok(()) };
+            (settled.and_then(|()| sockets.read()), sockets)
+        });
+        let (connected, sockets) = read.await.map_err(|_| SweepError::Stopping)?;
         self.sockets = Some(sockets);
         let connected = connected?;
         let pairs: BTreeSet<_> = connected.iter().map(pair).collect();
@@ -158,7 +179,8 @@ impl Sweeper {
             .filter(|socket| gone.contains(&pair(socket)))
             .map(|socket| (socket.cookie, socket.state))
             .collect();
-        debug!(connected = connected.len(), stale = stale.len(), "looked at the connected UDP sockets");
+        let (connected, took) = (connected.len(), start.elapsed());
+        debug!(connected, stale = stale.len(), ?took, "looked at the connected UDP sockets");
         self.absent.retain(|cookie, (state, _)| stale.get(cookie) == Some(state));
         let is_given_up = |cookie: &u64| self.absent.get(cookie).is_some_and(|(_, looks)| *looks >= LOOKS);
         let wanted = stale.into_iter().filter(|(cookie, _)| !is_given_up(cookie));
