@@ -163,6 +163,15 @@ impl<'a> Installation<'a> {
         })
     }
 
+    /// Waits until the status lists no problem whose line contains all these words.
+    pub fn wait_no_problem_with(&self, words: &[&str]) -> Result<()> {
+        wait::until(&format!("no problem with the words {words:?}"), wait::SOON, || {
+            let lines: Vec<_> = self.status()?.problems.iter().map(problem_line).collect();
+            ensure!(!lines.iter().any(|line| words.iter().all(|word| line.contains(word))), "{lines:#?}");
+            Ok(Some(()))
+        })
+    }
+
     /// Waits until the status lists no problem.
     pub fn wait_no_problem(&self) -> Result<()> {
         wait::until("all problems to be gone", wait::SOON, || {
