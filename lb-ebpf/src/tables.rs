@@ -166,15 +166,19 @@ pub(crate) fn socket_state(ctx: &SockAddrContext) -> Option<&mut SocketState> {
     unsafe { SOCKETS.get_ptr_mut(ctx).as_mut() }
 }
 
-/// Makes the socket remember `state`. False: its memory limit (`net.core.optmem_max`) or the kernel's does not allow it.
+/// The storage of this socket; zero if it is new. None: its memory limit (`net.core.optmem_max`) or the kernel's does not
+/// allow it.
+#[inline(always)]
+#[expect(clippy::mut_from_ref, reason = "the storage is the kernel's, not the context's")]
+pub(crate) fn socket_storage(ctx: &SockAddrContext) -> Option<&mut SocketState> {
+    // SAFETY: as in `socket_state`.
+    unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, None).as_mut() }
+}
+
+/// Makes the socket remember `state`. False: as in [`socket_storage`].
 #[inline(always)]
 pub(crate) fn remember(ctx: &SockAddrContext, state: &SocketState) -> bool {
-    let mut initial = *state;
-    // SAFETY: as in `socket_state`.
-    let Some(stored) = (unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, Some(&mut initial)).as_mut() }) else {
-        return false;
-    };
-    // The initial value only counts where there was none.
+    let Some(stored) = socket_storage(ctx) else { return false };
     *stored = *state;
     true
 }

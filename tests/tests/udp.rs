@@ -213,6 +213,28 @@ fn no_service_that_a_socket_has_left_shows_at_a_peer_it_connects_to() -> Result<
 }
 
 #[test]
+fn answers_that_come_before_a_connect_still_name_their_services() -> Result<()> {
+    cluster(|cluster| {
+        let direct = cluster.topology.pod2.sockets(5353)[0];
+        for to in [address(CHAT)?, at(1)?, direct] {
+            // The only service of the socket, and one beyond the first.
+            for first in [None, Some(at(1)?)] {
+                let socket = cluster.prober("pod1")?.datagram_socket(Domains::V4)?;
+                if let Some(first) = first {
+                    check_sent(&socket, first)?;
+                }
+                socket.call(Call::SendTo(at(2)?))?.done()?;
+                assert_eq!(socket.call(Call::Peek)?.address()?, at(2)?);
+                socket.connect(to)?.done()?;
+                assert_eq!(socket.call(Call::Receive)?.address()?, at(2)?, "then {to}, first {first:?}");
+                check_connected(&socket, to)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn an_ipv6_only_socket_is_served_at_ipv6_and_nowhere_else() -> Result<()> {
     cluster(|cluster| {
         let socket = cluster.prober("pod1")?.datagram_socket(Domains::V6)?;

@@ -32,9 +32,14 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
     decide::admit(&Maps, &found, || sender(ctx, &bound_address(ctx, &frontend.address), &frontend.address))?;
     let selection = decide::select(&Maps, &found, false, || client(ctx))?;
     let backend = selection.backend.socket_address();
-    let stored = tables::remember(
-        ctx,
-        &SocketState {
+    let storage = tables::socket_storage(ctx);
+    let stored = storage.is_some();
+    if let Some(socket) = storage {
+        let flags = datagram::set_aside(ctx, socket);
+        if flags != 0 {
+            datagram::point_back(ctx, &frontend, &selection);
+        }
+        *socket = SocketState {
             namespace: if protocol == Protocol::Udp { namespace(ctx) } else { 0 },
             frontend,
             backend,
@@ -42,10 +47,10 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
             backend_id: selection.backend.id,
             slot: selection.slot,
             state: state::CONNECTED,
-            flags: 0,
+            flags,
             protocol: protocol as u32,
-        },
-    );
+        };
+    }
     set_socket_address::<F>(ctx, &backend);
     if stored { Ok(Outcome::ConnectTranslated) } else { Err(Reason::NotStored) }
 }
@@ -54,6 +59,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
 #[inline(always)]
 fn forget(ctx: &SockAddrContext, destination: &SocketAddress) {
     if let Some(socket) = tables::socket_state(ctx) {
+        socket.flags = datagram::set_aside(ctx, socket);
         socket.state = state::NONE;
         datagram::forget_spilled(ctx, socket, destination);
     }

@@ -228,13 +228,10 @@ fn spill(
 
 /// What this backend sends next is taken for an answer of the frontend.
 #[inline(always)]
-fn point_back(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selection<'_>) -> bool {
-    let key = spill_key(ctx, &selection.backend.socket_address(), direction::REVERSE);
-    if tables::datagram(&key).is_some_and(|present| same_peer(&present.peer, frontend)) {
-        return true;
-    }
-    tables::remember_datagram(
-        &key,
+pub(super) fn point_back(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selection<'_>) -> bool {
+    point_back_to(
+        ctx,
+        &selection.backend.socket_address(),
         &DatagramValue {
             peer: *frontend,
             service_id: selection.service_id,
@@ -244,12 +241,39 @@ fn point_back(ctx: &SockAddrContext, frontend: &SocketAddress, selection: &Selec
     )
 }
 
+/// The same, of the pair in the socket's own storage.
+#[inline(always)]
+fn point_back_own(ctx: &SockAddrContext, socket: &SocketState) {
+    let SocketState { frontend, backend, service_id, backend_id, slot, .. } = *socket;
+    point_back_to(ctx, &backend, &DatagramValue { peer: frontend, service_id, backend_id, slot });
+}
+
+#[inline(always)]
+fn point_back_to(ctx: &SockAddrContext, backend: &SocketAddress, frontend: &DatagramValue) -> bool {
+    let key = spill_key(ctx, backend, direction::REVERSE);
+    if tables::datagram(&key).is_some_and(|present| same_peer(&present.peer, &frontend.peer)) {
+        return true;
+    }
+    tables::remember_datagram(&key, frontend)
+}
+
+/// Before the socket connects: answers that have come already still name their services. Gives the flags that stay.
+#[inline(always)]
+pub(super) fn set_aside(ctx: &SockAddrContext, socket: &SocketState) -> u32 {
+    if socket.state == state::DATAGRAM {
+        point_back_own(ctx, socket);
+        return flags::SPILLED;
+    }
+    socket.flags & flags::SPILLED
+}
+
 /// The application talks to a backend directly now: its answers must not show a service. Of a connected socket, the
 /// backend it has stays the service that it is connected to.
 #[inline(always)]
 fn forget_direct(ctx: &SockAddrContext, destination: &SocketAddress) {
-    let Some(socket) = socket_state(ctx) else { return };
-    if socket.state == state::DATAGRAM && same_peer(&socket.backend, destination) {
+    let Some(socket) = tables::socket_state(ctx) else { return };
+    let unconnected = socket.state != state::CONNECTED || !is_connected(ctx);
+    if unconnected && same_peer(&socket.backend, destination) {
         socket.state = state::NONE;
     }
     forget_spilled(ctx, socket, destination);

@@ -50,6 +50,8 @@ pub enum Call {
     SendMany(Vec<SocketAddr>),
     /// `recvfrom()`.
     Receive,
+    /// `recvfrom()` that leaves the datagram there.
+    Peek,
     /// `recvmmsg()`, until so many have come.
     ReceiveMany(usize),
     /// `getpeername()`.
@@ -205,6 +207,11 @@ fn attempt(place: &mut Option<UdpSocket>, call: &Call, seen: &mut Seen) -> io::R
         Call::Receive => {
             let mut buffer = [0; 2048];
             let (length, from) = socket.recv_from(&mut buffer)?;
+            seen.note(from, &buffer[..length])?;
+        }
+        Call::Peek => {
+            let mut buffer = [0; 2048];
+            let (length, from) = socket.peek_from(&mut buffer)?;
             seen.note(from, &buffer[..length])?;
         }
         Call::ReceiveMany(count) => receive_many(socket, *count, seen)?,
