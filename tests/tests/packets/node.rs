@@ -72,6 +72,12 @@ impl<'a> Node<'a> {
         Ok(Self { topology, sockeye, ingress, egress, device, flows: RefCell::new(flows.try_into()?) })
     }
 
+    /// How many instructions the verifier followed, for each program; none: the kernel does not tell (before 5.16).
+    pub(crate) fn verified(&self) -> Result<[Option<u32>; 2]> {
+        let programs = [self.ingress.info()?, self.egress.info()?];
+        Ok(programs.map(|program| program.verified_instruction_count()))
+    }
+
     /// Forgets all connections.
     pub(crate) fn forget(&self) -> Result<()> {
         let mut flows = self.flows.borrow_mut();

@@ -188,7 +188,8 @@ pub(crate) fn load(path: &Path) -> Result<Vec<Case>> {
     parse(&text).with_context(|| path.display().to_string())
 }
 
-fn parse(text: &str) -> Result<Vec<Case>> {
+/// Reads cases from text.
+pub(crate) fn parse(text: &str) -> Result<Vec<Case>> {
     let mut cases: Vec<Case> = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let content = line.trim();
