@@ -12,6 +12,7 @@ mod build;
 mod command;
 mod demo;
 mod e2e;
+mod fuzz;
 mod image;
 mod lint;
 mod load;
@@ -39,6 +40,8 @@ enum Task {
     Test(test::Options),
     /// Run the tests against a real API server
     E2e(e2e::Options),
+    /// Let libFuzzer look for inputs that break the agent
+    Fuzz(fuzz::Options),
     /// Measure, and write docs/benchmarks.md
     Bench(bench::Options),
     /// Check format, lints, house rules, licences and spelling
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(options),
         Task::Test(options) => test::run(options),
         Task::E2e(options) => e2e::run(options),
+        Task::Fuzz(options) => fuzz::run(options),
         Task::Bench(options) => bench::run(options),
         Task::Lint(options) => lint::run(options),
         Task::Image(options) => image::run(options),
