@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 
 use crate::command::{output, program, root_dir, say};
 
+mod conformance;
 mod documents;
 mod layout;
 mod source;
@@ -30,7 +31,7 @@ struct Finding {
 }
 
 /// All rules.
-const RULES: [fn(&Tree) -> Vec<Finding>; 8] = [
+const RULES: [fn(&Tree) -> Vec<Finding>; 9] = [
     layout::members_inherit_the_lints,
     layout::files_belong_to_a_module,
     layout::files_are_short,
@@ -39,6 +40,7 @@ const RULES: [fn(&Tree) -> Vec<Finding>; 8] = [
     documents::maps_are_documented,
     documents::outcomes_are_documented,
     documents::links_and_paths_lead_somewhere,
+    conformance::named_tests_exist,
 ];
 
 /// Checks the repository as it stands on disk, new files included.
