@@ -33,6 +33,8 @@ pub mod maps {
     pub const CONFIG: &str = "CONFIG";
     /// Hash: interface index → [`Device`](super::Device).
     pub const DEVICES: &str = "DEVICES";
+    /// Array of one [`ServiceCidrs`](crate::service_cidr::ServiceCidrs).
+    pub const SERVICE_CIDRS: &str = "SERVICE_CIDRS";
     /// LPM trie: [`SourceKey`](crate::source::SourceKey) → [`SourceRange`](crate::source::SourceRange).
     pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
     /// Hash: cookie of a network namespace → [`NamespaceAddresses`](crate::namespace::NamespaceAddresses).
@@ -41,7 +43,7 @@ pub mod maps {
     pub const GRACE: &str = "GRACE";
 
     /// All that are pinned.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 16] = [
         FRONTENDS,
         SERVICES,
         BACKENDS,
@@ -55,6 +57,7 @@ pub mod maps {
         CONFIG,
         DEVICES,
         SOURCE_RANGES,
+        SERVICE_CIDRS,
         NAMESPACES,
         GRACE,
     ];

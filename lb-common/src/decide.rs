@@ -12,6 +12,7 @@ use crate::{
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
     outcome::Reason,
     service::{Range, ServiceRecord, Set, Settings, flags},
+    service_cidr::ServiceCidrs,
     source::SourceKey,
 };
 
@@ -25,6 +26,8 @@ pub trait Tables {
     fn service(&self, index: u32) -> Option<&ServiceRecord>;
     /// A slot; it does not change while a program that loaded a range with it runs.
     fn backend(&self, slot: u32) -> Option<&Backend>;
+    /// The networks that cluster addresses come from.
+    fn service_cidrs(&self) -> Option<&ServiceCidrs>;
     /// Whether a client is in one of a record's source ranges.
     fn is_admitted(&self, key: &SourceKey) -> bool;
     /// Lets `visit` read which backend a client was given last, and refresh it where it stands; none: never any.
@@ -124,7 +127,7 @@ fn lookup_node_port<T: Tables>(
     key: &FrontendKey,
     source: impl Fn() -> Source,
 ) -> Result<FrontendEntry, Reason> {
-    let node_address = tables.node_address(&key.address()).ok_or(Reason::NotAService)?;
+    let Some(node_address) = tables.node_address(&key.address()) else { return Err(absence(tables, key)) };
     if node_address.flags & node_address::NODE_PORTS == 0 {
         return Err(Reason::NotAService);
     }
@@ -133,6 +136,19 @@ fn lookup_node_port<T: Tables>(
         return Err(Reason::NotAService);
     }
     Ok(entry)
+}
+
+/// What it means that there is no frontend at an address which is not the node's: a cluster address refuses, unless it is
+/// one that another proxy serves.
+#[inline(always)]
+fn absence<T: Tables>(tables: &T, key: &FrontendKey) -> Reason {
+    let address = key.address();
+    if !tables.service_cidrs().is_some_and(|cidrs| cidrs.contains(&address))
+        || lookup(tables, &FrontendKey::other_proxy(address)).is_some()
+    {
+        return Reason::NotAService;
+    }
+    Reason::NoSuchService
 }
 
 /// Whether a socket bound to `key` would stand behind a node port: one in use, at an address that answers node ports, or

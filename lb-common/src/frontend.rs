@@ -27,6 +27,12 @@ impl FrontendKey {
         Self { address: self.address.unspecified_of(), ..*self }
     }
 
+    /// The key under which an address of a Service that is left to another proxy stands, with all its ports.
+    #[inline(always)]
+    pub const fn other_proxy(address: Address) -> Self {
+        Self { address, port: Port::from_wire(0), protocol: 0, reserved: 0 }
+    }
+
     /// The address.
     pub const fn address(&self) -> Address {
         self.address
@@ -80,6 +86,8 @@ pub enum FrontendKind {
     LoadBalancer = 3,
     /// `spec.externalIPs`: the external traffic policy applies.
     ExternalIp = 4,
+    /// A cluster address of a Service that is left to another proxy: it leads to no record, and passes untouched.
+    OtherProxy = 5,
 }
 
 impl FrontendKind {
@@ -90,6 +98,7 @@ impl FrontendKind {
             Self::NodePort => "NodePort",
             Self::LoadBalancer => "LoadBalancer",
             Self::ExternalIp => "ExternalIP",
+            Self::OtherProxy => "OtherProxy",
         }
     }
 }
@@ -103,6 +112,7 @@ impl TryFrom<u8> for FrontendKind {
             2 => Ok(Self::NodePort),
             3 => Ok(Self::LoadBalancer),
             4 => Ok(Self::ExternalIp),
+            5 => Ok(Self::OtherProxy),
             other => Err(other),
         }
     }

@@ -31,7 +31,9 @@ pub mod fragment;
 pub mod frontend;
 pub mod namespace;
 pub mod outcome;
+pub mod prefix;
 pub mod service;
+pub mod service_cidr;
 pub mod socket;
 pub mod source;
 
@@ -68,6 +70,8 @@ map_types!(
     namespace::NamespaceAddresses,
     service::Range,
     service::ServiceRecord,
+    service_cidr::ServiceCidr,
+    service_cidr::ServiceCidrs,
     socket::ConnectedSocket,
     socket::DatagramKey,
     socket::DatagramValue,

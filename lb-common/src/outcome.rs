@@ -77,6 +77,7 @@ numbered! {
         SourceNotAllowed = 35, "source_not_allowed", "the client is in none of the Service's loadBalancerSourceRanges";
         SourceUnknown = 36, "source_unknown", "loadBalancerSourceRanges, and the client's address is not known";
         TooBig = 37, "too_big", "longer than the way to the backend or to the client allows: the sender is told";
+        NoSuchService = 38, "no_such_service", "a port that the Service at a cluster address does not have, or a cluster address of no Service";
     }
 }
 

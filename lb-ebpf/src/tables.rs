@@ -21,6 +21,7 @@ use lb_common::{
     namespace::NamespaceAddresses,
     outcome,
     service::ServiceRecord,
+    service_cidr::ServiceCidrs,
     socket::{DatagramKey, DatagramValue, SocketState},
     source::{SourceKey, SourceRange},
 };
@@ -60,6 +61,9 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { capacity::FRAGMENTS a
 
 #[btf_map]
 static DEVICES: HashMap<u32, Device, { capacity::DEVICES as usize }> = HashMap::new();
+
+#[btf_map]
+static SERVICE_CIDRS: Array<ServiceCidrs, 1> = Array::new();
 
 #[btf_map]
 static SOURCE_RANGES: LpmTrie<SourceKey, SourceRange, { capacity::SOURCE_RANGES as usize }> = LpmTrie::new();
@@ -104,6 +108,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn backend(&self, slot: u32) -> Option<&Backend> {
         BACKENDS.get(slot)
+    }
+
+    #[inline(always)]
+    fn service_cidrs(&self) -> Option<&ServiceCidrs> {
+        SERVICE_CIDRS.get(0)
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@
 //! | the service has no backends | ECONNREFUSED | – | answered: a reset, or ICMP port unreachable |
 //! | no local backends, broken tables | ECONNREFUSED | – | dropped |
 //! | the client is not admitted, or not known | ECONNREFUSED | – | dropped |
+//! | a cluster address without such a Service or port | ECONNREFUSED | – | dropped |
 //! | no hops left, too big for the way | – | – | answered: ICMP time exceeded, packet too big |
 //! | translated in part: no port, no route | – | – | dropped |
 //! | all others | the call goes on, untranslated | the call goes on, unchanged | to the stack, unchanged |
@@ -58,7 +59,8 @@ pub(crate) fn allow_or_refuse(
                 | Reason::NoLocalBackends
                 | Reason::BrokenTables
                 | Reason::SourceNotAllowed
-                | Reason::SourceUnknown => {
+                | Reason::SourceUnknown
+                | Reason::NoSuchService => {
                     if HAS_SET_RETVAL.load() == 0 {
                         divert(ctx);
                         ALLOW
@@ -122,6 +124,7 @@ pub(crate) fn pass_or_drop(ctx: &TcContext, end: Result<Step, Reason>) -> i32 {
                 Reason::NoLocalBackends
                 | Reason::SourceNotAllowed
                 | Reason::SourceUnknown
+                | Reason::NoSuchService
                 | Reason::Unanswered
                 | Reason::NoBackends
                 | Reason::TooBig

@@ -2,6 +2,7 @@
 //! what is in force.
 
 pub mod claims;
+pub mod foreign;
 pub mod ids;
 pub mod records;
 pub mod slots;

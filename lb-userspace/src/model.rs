@@ -44,11 +44,14 @@ pub enum Kind {
     Endpoints,
     /// `v1` Node: only the agent's own.
     Node,
+    /// `networking.k8s.io/v1` `ServiceCIDR`.
+    ServiceCidr,
 }
 
 impl Kind {
     /// All kinds, in the order in which a source lists them.
-    pub const ALL: [Self; 4] = [Self::Node, Self::Service, Self::EndpointSlice, Self::Endpoints];
+    pub const ALL: [Self; 5] =
+        [Self::Node, Self::ServiceCidr, Self::Service, Self::EndpointSlice, Self::Endpoints];
 
     /// The name that Kubernetes uses.
     pub const fn name(self) -> &'static str {
@@ -57,6 +60,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Endpoints => "Endpoints",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
         }
     }
 }
@@ -78,6 +82,8 @@ pub enum Object {
     Endpoints(ObjectName, Vec<EndpointSlice>),
     /// The own Node.
     Node(Node),
+    /// A `ServiceCIDR`.
+    ServiceCidr(ServiceCidr),
 }
 
 impl Object {
@@ -88,6 +94,7 @@ impl Object {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Endpoints(..) => Kind::Endpoints,
             Self::Node(_) => Kind::Node,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
         }
     }
 
@@ -98,6 +105,7 @@ impl Object {
             Self::EndpointSlice(slice) => slice.name.clone(),
             Self::Endpoints(name, _) => name.clone(),
             Self::Node(node) => ObjectName::new("", node.name.clone()),
+            Self::ServiceCidr(object) => object.name.clone(),
         }
     }
 }
@@ -258,6 +266,15 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// `status.addresses` of type `InternalIP`, then `ExternalIP`; the first of each family is the primary one.
     pub addresses: Vec<IpAddr>,
+}
+
+/// A `ServiceCIDR`: networks that cluster addresses come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// Its name.
+    pub name: ObjectName,
+    /// `spec.cidrs`.
+    pub networks: Vec<ipnet::IpNet>,
 }
 
 /// Something wrong with an input, for as long as it lasts.

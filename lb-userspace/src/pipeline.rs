@@ -4,6 +4,7 @@
 //! what they left behind. The only effect is on the [`Store`] that is passed in; what is in force is what its writes have
 //! acknowledged. Cost follows the change: a slice touches its Service, and nothing looks at all of them.
 
+mod cluster_addresses;
 mod grace;
 mod health_checks;
 mod node_ports;
@@ -31,7 +32,7 @@ pub use self::{
 };
 pub use crate::resolve::node_addresses::{NodePortAddresses, NodePortAddressesError};
 use crate::{
-    desired::{Desired, Effects},
+    desired::{Desired, Effects, foreign::Foreign},
     model::{Change, Problem},
     plan::{NoRoom, actual::Actual},
     resolve::{self, Context},
@@ -64,6 +65,13 @@ pub struct Pipeline {
     /// Frontends to delete, unless somebody claims them meanwhile.
     given_up: BTreeSet<FrontendKey>,
     node_addresses_touched: bool,
+    /// The cluster addresses that another proxy serves.
+    foreign: Foreign,
+    /// Their addresses, or what is in force of them, may differ.
+    foreign_touched: bool,
+    /// Writing them failed.
+    foreign_dirty: bool,
+    service_cidrs_touched: bool,
     /// After a restart, until the first complete sync: records wait for their service ports.
     adopting: bool,
     serving: Serving,
@@ -89,6 +97,10 @@ impl Pipeline {
             blocked: BTreeMap::new(),
             given_up: BTreeSet::new(),
             node_addresses_touched: false,
+            foreign: Foreign::default(),
+            foreign_touched: true,
+            foreign_dirty: false,
+            service_cidrs_touched: false,
             adopting: false,
             serving: Serving::default(),
             problems: Problems::default(),
@@ -124,12 +136,15 @@ impl Pipeline {
         let mut writer = Writer { store, report: SyncReport::default() };
         if self.is_synced() {
             self.decide();
+            // What fails is told, and tried again, at the end.
+            let _failed = self.put_foreign(&mut writer);
             self.delete_given_up(&mut writer);
             for service in self.queue.take() {
                 self.write_service(service, &mut writer);
             }
             self.retry_blocked(&mut writer);
             self.write_node_addresses(&mut writer);
+            self.finish_cluster_addresses(&mut writer);
             if self.adopting && self.dirty() == 0 {
                 self.actual.end_adoption();
                 self.adopting = false;
@@ -174,6 +189,7 @@ impl Pipeline {
     fn decide(&mut self) {
         let touched = self.state.take_touched();
         self.node_addresses_touched |= touched.addresses;
+        self.service_cidrs_touched |= touched.service_cidrs;
         if touched.addresses {
             self.decide_health_check_addresses();
         }
@@ -204,6 +220,8 @@ impl Pipeline {
             .unwrap_or_default();
         let created = service.and_then(|service| service.created);
         self.desired.set_service(index, &entry.name, created, specs, effects);
+        let foreign = service.map(resolve::frontends::foreign_addresses).unwrap_or_default();
+        self.foreign_touched |= self.foreign.set_service(index, foreign);
         self.problems.set_frontends(index, problems);
     }
 
@@ -212,6 +230,8 @@ impl Pipeline {
         for key in std::mem::take(&mut self.given_up) {
             if self.desired.winner(&key).is_some() || self.actual.frontend(&key).is_none() {
                 self.problems.clear_delete(&key);
+            } else if self.awaits_foreign(&key) {
+                self.given_up.insert(key);
             } else if let Err(error) = writer.write(&Write::DeleteFrontend { key }, &mut self.actual) {
                 self.problems.set_delete(key, &error);
                 self.given_up.insert(key);
@@ -263,7 +283,8 @@ impl Pipeline {
 
     /// How much waits for another try.
     fn dirty(&self) -> usize {
-        self.queue.len() + self.given_up.len() + usize::from(self.node_addresses_touched)
+        let others = [self.node_addresses_touched, self.foreign_dirty, self.service_cidrs_touched];
+        self.queue.len() + self.given_up.len() + others.into_iter().filter(|dirty| *dirty).count()
     }
 }
 
@@ -346,6 +367,9 @@ fn concerns_node_ports(write: &Write) -> bool {
         | Write::Settings { .. }
         | Write::PutSourceRange { .. }
         | Write::DeleteSourceRange { .. }
+        | Write::PutForeign { .. }
+        | Write::DeleteForeign { .. }
+        | Write::ServiceCidrs { .. }
         | Write::Grace => false,
     }
 }

@@ -24,8 +24,8 @@ use lb_common::{
     address::Protocol,
     backend::Backend,
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
+    prefix::Prefix,
     service::{Range, ServiceRecord, Set, Settings},
-    source::SourcePrefix,
 };
 
 use self::actual::{Actual, Record};
@@ -45,7 +45,7 @@ pub struct Target<'a> {
     /// The set for policy `Local`, sorted by id. If it has a backend, `cluster` has one.
     pub local: &'a [Backend],
     /// The clients that it admits at load balancers' addresses, sorted; they count if the settings say so.
-    pub source_ranges: &'a [SourcePrefix],
+    pub source_ranges: &'a [Prefix],
     /// The frontends that it has.
     pub frontends: &'a [(FrontendKey, FrontendKind)],
 }

@@ -323,7 +323,9 @@ async fn at(time: Option<Instant>) {
 fn node_of(object: &Object) -> Option<Node> {
     match object {
         Object::Node(node) => Some(node.clone()),
-        Object::Service(_) | Object::EndpointSlice(_) | Object::Endpoints(..) => None,
+        Object::Service(_) | Object::EndpointSlice(_) | Object::Endpoints(..) | Object::ServiceCidr(_) => {
+            None
+        }
     }
 }
 

@@ -8,12 +8,13 @@ pub mod endpoints;
 pub mod frontends;
 pub mod health_check;
 pub mod node_addresses;
+pub mod service_cidrs;
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use lb_common::{
+    prefix::Prefix,
     service::{Settings, flags},
-    source::SourcePrefix,
 };
 
 pub use self::{
@@ -52,7 +53,7 @@ pub struct ResolvedPort<'a> {
     /// Its policies.
     pub settings: Settings,
     /// The clients that it admits at load balancers' addresses, sorted, each once; none: all.
-    pub source_ranges: Vec<SourcePrefix>,
+    pub source_ranges: Vec<Prefix>,
     /// Its endpoints, used or not, sorted by address.
     pub endpoints: Vec<ResolvedEndpoint<'a>>,
 }
@@ -78,18 +79,14 @@ pub fn resolve<'a>(service: &Service, slices: &'a [EndpointSlice], context: &Con
 
 /// The source ranges of one family. Where all are of the other one, clients of this one are not filtered, as in
 /// kube-proxy.
-pub fn source_ranges(service: &Service, family: Family) -> Vec<SourcePrefix> {
+pub fn source_ranges(service: &Service, family: Family) -> Vec<Prefix> {
     let of_family = service.source_ranges.iter().filter(|range| Family::of(&range.addr()) == family);
-    let prefixes = of_family.map(|range| SourcePrefix::of(range.addr(), range.prefix_len()));
+    let prefixes = of_family.map(|range| Prefix::of(range.addr(), range.prefix_len()));
     prefixes.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The policies of a service port with these source ranges and endpoints.
-pub fn settings(
-    service: &Service,
-    source_ranges: &[SourcePrefix],
-    endpoints: &[ResolvedEndpoint<'_>],
-) -> Settings {
+pub fn settings(service: &Service, source_ranges: &[Prefix], endpoints: &[ResolvedEndpoint<'_>]) -> Settings {
     let policy = |policy, flag| if policy == TrafficPolicy::Local { flag } else { 0 };
     let any = if endpoints.iter().any(ResolvedEndpoint::is_usable) { flags::ANY_ENDPOINTS } else { 0 };
     Settings {

@@ -9,7 +9,7 @@ use slab::Slab;
 
 use crate::{
     lookup::{LookupMap, LookupSet},
-    model::{Change, EndpointSlice, Kind, Node, Object, ObjectName, Problem, Service},
+    model::{Change, EndpointSlice, Kind, Node, Object, ObjectName, Problem, Service, ServiceCidr},
 };
 
 /// The number of a Service in [`State`]; used again when nothing of its name is left.
@@ -24,6 +24,7 @@ pub struct State {
     /// Slice → the Service that it belonged to when it was last seen: a slice may be moved.
     slices: LookupMap<ObjectName, ServiceIndex>,
     node: Option<Node>,
+    service_cidrs: BTreeMap<ObjectName, ServiceCidr>,
     interfaces: Vec<IpAddr>,
     listed: [bool; Kind::ALL.len()],
     problems: BTreeMap<String, Vec<Problem>>,
@@ -64,6 +65,8 @@ pub struct Touched {
     pub zone: bool,
     /// The node's addresses.
     pub addresses: bool,
+    /// The networks that cluster addresses come from.
+    pub service_cidrs: bool,
 }
 
 impl Entry {
@@ -97,10 +100,11 @@ impl State {
             names: LookupMap::default(),
             slices: LookupMap::default(),
             node: None,
+            service_cidrs: BTreeMap::new(),
             interfaces: Vec::new(),
             listed: [false; Kind::ALL.len()],
             problems: BTreeMap::new(),
-            touched: Touched { addresses: true, ..Touched::default() },
+            touched: Touched { addresses: true, service_cidrs: true, ..Touched::default() },
         }
     }
 
@@ -180,6 +184,11 @@ impl State {
         &self.interfaces
     }
 
+    /// The networks that cluster addresses come from, by the object's name.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> + Clone {
+        self.service_cidrs.values()
+    }
+
     /// What the sources say is wrong.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.problems.values().flatten()
@@ -194,6 +203,10 @@ impl State {
                 if node.name == self.node_name {
                     self.set_node(Some(node));
                 }
+            }
+            Object::ServiceCidr(object) => {
+                let before = self.service_cidrs.insert(object.name.clone(), object.clone());
+                self.touched.service_cidrs |= before.as_ref() != Some(&object);
             }
         }
     }
@@ -256,6 +269,9 @@ impl State {
                     self.set_node(None);
                 }
             }
+            Kind::ServiceCidr => {
+                self.touched.service_cidrs |= self.service_cidrs.remove(name).is_some();
+            }
         }
     }
 
@@ -281,6 +297,7 @@ impl State {
             Kind::EndpointSlice => {
                 entries.flat_map(|entry| &entry.slices).map(|slice| slice.name.clone()).collect()
             }
+            Kind::ServiceCidr => self.service_cidrs.keys().cloned().collect(),
             Kind::Node => self.node.iter().map(|node| ObjectName::new("", node.name.clone())).collect(),
         }
     }

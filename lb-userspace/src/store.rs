@@ -13,8 +13,8 @@ use lb_common::{
     backend::Backend,
     config::NodeAddress,
     frontend::{FrontendEntry, FrontendKey},
+    prefix::Prefix,
     service::{Range, ServiceRecord, Set, Settings},
-    source::SourcePrefix,
 };
 
 /// One write. Each is idempotent, and each is atomic for the programs that read.
@@ -67,14 +67,29 @@ pub enum Write {
         /// Index in `SERVICES`.
         record: u32,
         /// The range.
-        prefix: SourcePrefix,
+        prefix: Prefix,
     },
     /// Removes a source range of a record; one that is not there is fine.
     DeleteSourceRange {
         /// Index in `SERVICES`.
         record: u32,
         /// The range.
-        prefix: SourcePrefix,
+        prefix: Prefix,
+    },
+    /// Lets everything that goes to a cluster address pass: another proxy serves it.
+    PutForeign {
+        /// The address.
+        address: Address,
+    },
+    /// Forgets such an address; one that is not there is fine.
+    DeleteForeign {
+        /// The address.
+        address: Address,
+    },
+    /// Replaces the networks that cluster addresses come from. What goes there and is no frontend is refused.
+    ServiceCidrs {
+        /// As many as programs compare with, at most.
+        networks: Vec<Prefix>,
     },
     /// Makes an address one of the node's.
     PutNodeAddress {
@@ -95,14 +110,18 @@ pub enum Write {
 /// What the tables hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
-    /// `FRONTENDS`.
+    /// `FRONTENDS`, but the addresses that another proxy serves.
     pub frontends: BTreeMap<FrontendKey, FrontendEntry>,
+    /// `FRONTENDS`: the addresses that another proxy serves.
+    pub foreign: BTreeSet<Address>,
     /// The records of `SERVICES` that are in use (`service_id` not zero).
     pub services: BTreeMap<u32, ServiceRecord>,
     /// The slots of `BACKENDS` that a range of these records leads to.
     pub backends: BTreeMap<u32, Backend>,
     /// `SOURCE_RANGES`, by record; none is empty.
-    pub source_ranges: BTreeMap<u32, BTreeSet<SourcePrefix>>,
+    pub source_ranges: BTreeMap<u32, BTreeSet<Prefix>>,
+    /// `SERVICE_CIDRS`.
+    pub service_cidrs: Vec<Prefix>,
     /// `NODE_ADDRESSES`.
     pub node_addresses: BTreeMap<Address, NodeAddress>,
 }

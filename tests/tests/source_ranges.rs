@@ -25,7 +25,7 @@ use lb_tests::{
     wait,
 };
 use lb_userspace::{
-    kernel::{Kernel, KernelConfig, Namespaces, cleanup, netns_cookie},
+    kernel::{Kernel, KernelConfig, Namespaces, netns_cookie},
     model::{Change, Kind as ObjectKind},
     pipeline::{NodePortAddresses, Pipeline, PipelineSettings},
     source::manifest::objects_from_yaml,
@@ -148,10 +148,8 @@ fn with(
     let cluster = Cluster::new(&topology, &sockeye, &manifests)?;
     let mut datapath = Datapath::start(&sockeye, &topology, &service(ranges))?;
     let mut namespaces = datapath.kernel.namespaces()?;
-    test(&cluster, &mut datapath, &mut namespaces)?;
-    drop(datapath);
-    cleanup(&sockeye.pin_path())?;
-    Ok(())
+    // The programs go with the file system that they are pinned to.
+    test(&cluster, &mut datapath, &mut namespaces)
 }
 
 /// Every way in which an application reaches these addresses.

@@ -16,8 +16,8 @@ use lb_common::{
     config::{NodeAddress, capacity, maps, node_address},
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
     namespace::NamespaceAddresses,
+    prefix::Prefix,
     service::{Range, ServiceRecord, Set, Settings, flags},
-    source::SourcePrefix,
 };
 use lb_tests::{bpffs::Bpffs, cgroup::Cgroup, wait};
 use lb_userspace::{
@@ -67,8 +67,8 @@ fn backend(number: u32) -> Backend {
 }
 
 /// The first `bits` bits of an address that no shorter prefix of it is equal to.
-fn range(bits: u8) -> SourcePrefix {
-    SourcePrefix::of([255, 255, 255, 255].into(), bits)
+fn range(bits: u8) -> Prefix {
+    Prefix::of([255, 255, 255, 255].into(), bits)
 }
 
 fn put_range(record: u32, bits: u8) -> Write {

@@ -174,7 +174,7 @@ impl Writer {
                 Kind::Node => {
                     vec![Object::Node(Node { name: NODE.into(), zone: None, addresses: Vec::new() })]
                 }
-                Kind::Endpoints => Vec::new(),
+                Kind::Endpoints | Kind::ServiceCidr => Vec::new(),
             };
             writer.pipeline.apply(Change::Reset(kind, objects));
         }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     address::{Port, Protocol},
-    source::SourcePrefix,
+    prefix::Prefix,
 };
 
 #[derive(Default)]
@@ -22,7 +22,8 @@ struct Fake {
     node_addresses: BTreeMap<Address, NodeAddress>,
     services: Vec<ServiceRecord>,
     backends: Vec<Backend>,
-    source_ranges: Vec<(u32, SourcePrefix)>,
+    service_cidrs: Option<ServiceCidrs>,
+    source_ranges: Vec<(u32, Prefix)>,
     affinity: RefCell<BTreeMap<AffinityKey, AffinityValue>>,
     random: Cell<u32>,
     seconds: Cell<u32>,
@@ -49,8 +50,11 @@ impl Tables for Fake {
     fn backend(&self, slot: u32) -> Option<&Backend> {
         self.backends.get(slot as usize)
     }
+    fn service_cidrs(&self) -> Option<&ServiceCidrs> {
+        self.service_cidrs.as_ref()
+    }
     fn is_admitted(&self, key: &SourceKey) -> bool {
-        let is_in = |prefix: &SourcePrefix| SourcePrefix::new(key.address, prefix.bits()) == *prefix;
+        let is_in = |prefix: &Prefix| Prefix::new(key.address, prefix.bits()) == *prefix;
         self.source_ranges.iter().any(|(record, prefix)| *record == key.record && is_in(prefix))
     }
     fn visit_affinity<R>(
@@ -231,6 +235,37 @@ fn a_frontend_at_a_node_address_wins_over_the_node_port() {
 }
 
 #[test]
+fn a_cluster_address_without_such_a_port_or_service_refuses() {
+    let mut fake = Fake::with(key("10.96.0.1", 80), FrontendKind::ClusterIp, Settings::default());
+    let networks = [("10.96.0.0", 16), ("fd00:10:96::", 112)];
+    let networks =
+        networks.map(|(ip, bits)| Prefix::new(address(ip), if bits == 16 { 96 + bits } else { bits }));
+    fake.service_cidrs = Some(ServiceCidrs::new(networks));
+    let theirs = FrontendKey::other_proxy(address("10.96.0.9"));
+    fake.frontends.insert(theirs, FrontendEntry::new(&theirs, FrontendKind::OtherProxy, 0));
+    fake.node_addresses.insert(address("10.96.0.2"), NodeAddress { flags: node_address::NODE_PORTS });
+    let cases = [
+        ("10.96.0.1", 80, Ok(0)),
+        ("10.96.0.1", 81, Err(Reason::NoSuchService)),
+        ("10.96.7.7", 80, Err(Reason::NoSuchService)),
+        ("fd00:10:96::7", 80, Err(Reason::NoSuchService)),
+        // Another proxy's, whatever the port; the node's own; no cluster address.
+        ("10.96.0.9", 80, Err(Reason::NotAService)),
+        ("10.96.0.9", 9999, Err(Reason::NotAService)),
+        ("10.96.0.2", 22, Err(Reason::NotAService)),
+        ("10.97.0.1", 80, Err(Reason::NotAService)),
+        ("fd00:10:97::7", 80, Err(Reason::NotAService)),
+    ];
+    for (ip, port, expected) in cases {
+        for source in [Source::Host, Source::Pod, Source::Outside] {
+            assert_eq!(fake.choose(&key(ip, port), source), expected, "{ip}:{port} from {source:?}");
+        }
+    }
+    fake.service_cidrs = None;
+    assert_eq!(fake.choose(&key("10.96.7.7", 80), Source::Pod), Err(Reason::NotAService));
+}
+
+#[test]
 fn source_ranges_hold_at_load_balancers_addresses_alone() {
     let (inside, outside) = (Some(address("203.0.113.7")), Some(address("203.0.114.7")));
     let filtered = flags::SOURCE_RANGES;
@@ -247,9 +282,9 @@ fn source_ranges_hold_at_load_balancers_addresses_alone() {
     for (kind, flags, client, expected) in cases {
         let frontend = key("192.0.2.10", 443);
         let mut fake = Fake::with(frontend, kind, Settings { flags, affinity_seconds: 0 });
-        let range = SourcePrefix::of(IpAddr::from([203, 0, 113, 0]), 24);
+        let range = Prefix::of(IpAddr::from([203, 0, 113, 0]), 24);
         // Another record's range admits nobody here.
-        let others = SourcePrefix::of(IpAddr::from([0, 0, 0, 0]), 0);
+        let others = Prefix::of(IpAddr::from([0, 0, 0, 0]), 0);
         fake.source_ranges = vec![(0, range), (1, others)];
         let entry = fake.frontends[&frontend];
         let found = Found { entry, record: &fake.services[0] };

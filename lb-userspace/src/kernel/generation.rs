@@ -23,11 +23,12 @@ use crate::store::{
 };
 
 /// The maps that are kept or replaced together.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     maps::FRONTENDS,
     maps::SERVICES,
     maps::BACKENDS,
     maps::SOURCE_RANGES,
+    maps::SERVICE_CIDRS,
     maps::NODE_ADDRESSES,
     maps::CONFIG,
     maps::DEVICES,
@@ -103,7 +104,7 @@ fn fits(tables: &Tables, store: &KernelStore) -> bool {
     let capacity = store.capacity();
     let last = |key: Option<u32>| key.map_or(0, |index| index.saturating_add(1));
     let source_ranges: usize = tables.source_ranges.values().map(BTreeSet::len).sum();
-    tables.frontends.len() <= capacity.frontends as usize
+    tables.frontends.len() + tables.foreign.len() <= capacity.frontends as usize
         && source_ranges <= capacity.source_ranges as usize
         && tables.node_addresses.len() <= capacity.node_addresses as usize
         && last(tables.services.keys().next_back().copied()) <= capacity.services
@@ -125,7 +126,16 @@ fn writes(tables: &Tables) -> impl Iterator<Item = Write> {
         .map(|(address, value)| Write::PutNodeAddress { address: *address, value: *value });
     let frontends =
         tables.frontends.iter().map(|(key, entry)| Write::PutFrontend { key: *key, entry: *entry });
-    slots.chain(source_ranges).chain(records).chain(addresses).chain(frontends)
+    let foreign = tables.foreign.iter().map(|address| Write::PutForeign { address: *address });
+    // What refuses comes last.
+    let service_cidrs = Write::ServiceCidrs { networks: tables.service_cidrs.clone() };
+    slots
+        .chain(source_ranges)
+        .chain(records)
+        .chain(addresses)
+        .chain(frontends)
+        .chain(foreign)
+        .chain([service_cidrs])
 }
 
 /// Pins the maps of `ebpf` that are not pinned yet: first aside, then, once the links lead to them, in their places.

@@ -158,6 +158,7 @@ mod tests {
         config::Config,
         frontend::FrontendKey,
         service::ServiceRecord,
+        service_cidr::ServiceCidrs,
         source::{SourceKey, SourceRange},
     };
 
@@ -172,6 +173,7 @@ mod tests {
         assert_eq!(size(maps::SERVICES), (4, size_of::<ServiceRecord>()));
         assert_eq!(size(maps::BACKENDS), (4, size_of::<Backend>()));
         assert_eq!(size(maps::SOURCE_RANGES), (4 + size_of::<SourceKey>(), size_of::<SourceRange>()));
+        assert_eq!(size(maps::SERVICE_CIDRS), (4, size_of::<ServiceCidrs>()));
         assert_eq!(size(maps::CONFIG), (4, size_of::<Config>()));
         assert_eq!(definitions[maps::FLOWS].max_entries, 7);
         let object = Object::parse(OBJECT).unwrap();

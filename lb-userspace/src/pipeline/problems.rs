@@ -9,7 +9,7 @@ use lb_common::{
 
 use crate::{
     desired::{Desired, Port},
-    model::{EndpointSlice, ObjectName, Problem},
+    model::{EndpointSlice, Kind, ObjectName, Problem},
     state::{ServiceIndex, State},
     store::{StoreError, dump::frontend_name},
 };
@@ -23,6 +23,8 @@ pub(super) struct Problems {
     store: BTreeMap<ServiceIndex, Vec<Problem>>,
     deletes: BTreeMap<FrontendKey, Problem>,
     node_addresses: Vec<Problem>,
+    foreign: Vec<Problem>,
+    service_cidrs: Vec<Problem>,
 }
 
 impl Problems {
@@ -80,6 +82,30 @@ impl Problems {
         }
     }
 
+    /// With the addresses that another proxy serves: so many do not fit, and this failed.
+    pub(super) fn set_foreign(&mut self, excess: usize, failed: Option<&StoreError>) {
+        let map = maps::FRONTENDS;
+        let full = (excess != 0).then(|| {
+            format!(
+                "map {map} has no room for {excess} of their addresses: until there is, no cluster address is refused"
+            )
+        });
+        let failed = failed.map(|error| format!("not all are in force: {}; it is tried again", text(error)));
+        let object = "Services of another proxy";
+        let problem = |what| Problem { object: object.to_owned(), field: "spec.clusterIPs".to_owned(), what };
+        self.foreign = full.into_iter().chain(failed).map(problem).collect();
+    }
+
+    /// With the networks that cluster addresses come from, besides what `found` says of the objects: this failed.
+    pub(super) fn set_service_cidrs(&mut self, found: Vec<Problem>, failed: Option<&StoreError>) {
+        self.service_cidrs = found;
+        self.service_cidrs.extend(failed.map(|error| Problem {
+            object: Kind::ServiceCidr.to_string(),
+            field: String::new(),
+            what: format!("not all networks are in force: {}; it is tried again", text(error)),
+        }));
+    }
+
     fn add_node(&mut self, what: String) {
         let field = "status.addresses".to_owned();
         self.node_addresses.push(Problem { object: "Node".to_owned(), field, what });
@@ -90,6 +116,7 @@ impl Problems {
         let by_service = [&self.frontends, &self.endpoints, &self.orphans, &self.store];
         let mut all: Vec<_> = by_service.into_iter().flat_map(BTreeMap::values).flatten().cloned().collect();
         all.extend(self.deletes.values().chain(&self.node_addresses).chain(state.problems()).cloned());
+        all.extend(self.foreign.iter().chain(&self.service_cidrs).cloned());
         all.extend(conflicts(state, desired));
         all.sort();
         all.dedup();
@@ -144,7 +171,7 @@ fn field(port: &Port, key: &FrontendKey) -> String {
         Some(FrontendKind::ClusterIp) => "spec.clusterIPs".to_owned(),
         Some(FrontendKind::LoadBalancer) => "status.loadBalancer.ingress".to_owned(),
         Some(FrontendKind::ExternalIp) => "spec.externalIPs".to_owned(),
+        Some(FrontendKind::OtherProxy) | None => String::new(),
         Some(FrontendKind::NodePort) => format!("spec.ports[{}].nodePort", port.spec.name),
-        None => String::new(),
     }
 }

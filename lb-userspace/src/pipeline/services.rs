@@ -4,8 +4,8 @@ use lb_common::{
     address::Protocol,
     backend::{Backend, flags},
     frontend::{FrontendKey, FrontendKind},
+    prefix::Prefix,
     service::Settings,
-    source::SourcePrefix,
 };
 
 use super::{Pipeline, Writer, grace, no_room_text, serving::Serving};
@@ -33,7 +33,7 @@ impl From<StoreError> for Stop {
 /// What a service port should be, as far as its own objects say.
 struct Wanted<'a> {
     settings: Settings,
-    source_ranges: Vec<SourcePrefix>,
+    source_ranges: Vec<Prefix>,
     endpoints: Vec<ResolvedEndpoint<'a>>,
     frontends: Vec<(FrontendKey, FrontendKind)>,
 }

@@ -14,8 +14,8 @@ use lb_common::{
     backend::{Backend, BackendId},
     config::NodeAddress,
     frontend::{FrontendEntry, FrontendKey},
+    prefix::Prefix,
     service::{Range, ServiceRecord, Set, Settings},
-    source::SourcePrefix,
 };
 
 use self::source_ranges::SourceRanges;
@@ -43,6 +43,8 @@ pub struct Actual {
     holds: Vec<Option<Protocol>>,
     ids: BackendIds,
     source_ranges: SourceRanges,
+    foreign: BTreeSet<Address>,
+    service_cidrs: Vec<Prefix>,
     node_addresses: BTreeMap<Address, NodeAddress>,
     /// The highest number that was ever given to a service port.
     last_service_id: u32,
@@ -124,6 +126,8 @@ impl Actual {
             holds: Vec::new(),
             ids: BackendIds::default(),
             source_ranges: SourceRanges::default(),
+            foreign: BTreeSet::new(),
+            service_cidrs: Vec::new(),
             node_addresses: BTreeMap::new(),
             last_service_id: 0,
             left: Vec::new(),
@@ -140,9 +144,19 @@ impl Actual {
         self.frontends.get(key).copied()
     }
 
-    /// How many frontends there are.
+    /// How many frontends there are, the addresses that another proxy serves included.
     pub fn frontends(&self) -> u32 {
-        self.frontends.len() as u32
+        (self.frontends.len() + self.foreign.len()) as u32
+    }
+
+    /// The addresses that another proxy serves.
+    pub fn foreign(&self) -> &BTreeSet<Address> {
+        &self.foreign
+    }
+
+    /// The networks that cluster addresses come from.
+    pub fn service_cidrs(&self) -> &[Prefix] {
+        &self.service_cidrs
     }
 
     /// A record in use or retired.
@@ -172,7 +186,7 @@ impl Actual {
     }
 
     /// The source ranges of a record.
-    pub fn source_ranges(&self, record: u32) -> &BTreeSet<SourcePrefix> {
+    pub fn source_ranges(&self, record: u32) -> &BTreeSet<Prefix> {
         self.source_ranges.of(record)
     }
 
@@ -187,7 +201,7 @@ impl Actual {
     }
 
     /// The source ranges of records that are free or retired: left-overs, to be deleted after a grace period.
-    pub fn unused_source_ranges(&self) -> impl Iterator<Item = (u32, &BTreeSet<SourcePrefix>)> {
+    pub fn unused_source_ranges(&self) -> impl Iterator<Item = (u32, &BTreeSet<Prefix>)> {
         let is_used = |index| self.record(index).is_some_and(|record| record.owner != Owner::Retired);
         self.source_ranges.iter().filter(move |(index, _)| !is_used(*index))
     }
@@ -285,6 +299,13 @@ impl Actual {
             }
             Write::PutSourceRange { record, prefix } => self.source_ranges.insert(*record, *prefix),
             Write::DeleteSourceRange { record, prefix } => self.source_ranges.remove(*record, prefix),
+            Write::PutForeign { address } => {
+                self.foreign.insert(*address);
+            }
+            Write::DeleteForeign { address } => {
+                self.foreign.remove(address);
+            }
+            Write::ServiceCidrs { networks } => self.service_cidrs.clone_from(networks),
             Write::PutNodeAddress { address, value } => {
                 self.node_addresses.insert(*address, *value);
             }

@@ -63,7 +63,7 @@ impl Bench {
         frontends: &[(FrontendKey, FrontendKind)],
     ) -> Result<Plan, NoRoom> {
         let (cluster, local) = (self.set(cluster), self.set(local));
-        let source = |network: &u8| SourcePrefix::of(IpAddr::from([10, *network, 0, 0]), 16);
+        let source = |network: &u8| Prefix::of(IpAddr::from([10, *network, 0, 0]), 16);
         let source_ranges: Vec<_> = self.sources.iter().map(source).collect();
         let filter = if source_ranges.is_empty() { 0 } else { SOURCE_RANGES };
         let target = Target {

@@ -98,6 +98,7 @@ impl Running {
     async fn list_all(&self, (service, slice): (Service, EndpointSlice)) {
         for change in [
             Change::Reset(Kind::Node, Vec::new()),
+            Change::Reset(Kind::ServiceCidr, Vec::new()),
             Change::Reset(Kind::Service, vec![Object::Service(service)]),
             Change::Reset(Kind::Endpoints, Vec::new()),
             Change::Reset(Kind::EndpointSlice, vec![Object::EndpointSlice(slice)]),
@@ -204,6 +205,7 @@ async fn nothing_is_written_before_every_list_has_arrived() {
     running.send(Change::Reset(Kind::Service, vec![Object::Service(service)])).await;
     running.send(Change::Reset(Kind::EndpointSlice, vec![Object::EndpointSlice(slice)])).await;
     running.send(Change::Reset(Kind::Endpoints, Vec::new())).await;
+    running.send(Change::Reset(Kind::ServiceCidr, Vec::new())).await;
     sleep(Duration::from_secs(60)).await;
     let progress = running.progress.borrow_and_update().clone();
     assert_eq!(progress.unlisted, BTreeSet::from([Kind::Node]));

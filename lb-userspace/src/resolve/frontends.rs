@@ -80,6 +80,14 @@ pub fn resolve(
     Ok(specs)
 }
 
+/// The cluster addresses of a Service that is left to another proxy; of all others: none.
+pub fn foreign_addresses(service: &Service) -> BTreeSet<Address> {
+    if skip(service) != Some(Skip::OtherProxy) {
+        return BTreeSet::new();
+    }
+    service.cluster_ips.iter().map(|ip| ip.to_canonical().into()).collect()
+}
+
 /// Why a Service is not translated at all, if it is not.
 pub(super) fn skip(service: &Service) -> Option<Skip> {
     if service.service_type == ServiceType::ExternalName {

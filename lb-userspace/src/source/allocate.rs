@@ -13,7 +13,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{
-    model::{Family, Kind, ObjectName, Problem, Protocol, Service, ServiceType, TrafficPolicy},
+    model::{Family, Kind, ObjectName, Problem, Protocol, Service, ServiceCidr, ServiceType, TrafficPolicy},
     source::origin,
 };
 
@@ -39,6 +39,12 @@ impl Pools {
             }
         }
         pools
+    }
+
+    /// The networks of cluster addresses: what is not handed out there is no Service's.
+    pub fn service_cidr(&self) -> ServiceCidr {
+        let networks = self.v4.map(IpNet::V4).into_iter().chain(self.v6.map(IpNet::V6));
+        ServiceCidr { name: ObjectName::new("", "--service-cidr"), networks: networks.collect() }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Objects from a cluster's API server.
 //!
-//! Watched are Services (but those of another proxy, and headless ones), `EndpointSlices` (but headless ones), the own Node
-//! and, on request, Endpoints: kube-proxy's selectors. Whatever the API server does, the watch goes on: the last state
+//! Watched are Services (but headless ones), `EndpointSlices` (but headless ones), the own Node, `ServiceCIDRs` where the API
+//! server knows them and, on request, Endpoints: kube-proxy's selectors, but that Services of another proxy are watched,
+//! too, so that their addresses are known. Whatever the API server does, the watch goes on: the last state
 //! stays in force until a new list replaces it, so that removals during an outage are applied after it.
 
 mod backoff;
@@ -11,7 +12,7 @@ mod watched;
 
 use std::{path::PathBuf, sync::Arc};
 
-use k8s_openapi::api::{core::v1, discovery::v1 as discovery};
+use k8s_openapi::api::{core::v1, discovery::v1 as discovery, networking::v1 as networking};
 use kube::runtime::watcher;
 use tracing::{info, warn};
 
@@ -49,6 +50,7 @@ pub async fn run(client: Client, config: ClusterConfig, changes: Sender) {
             services(&client, &changes),
             slices(&client, &changes),
             node(&client, &config, &changes),
+            service_cidrs(&client, &changes),
             endpoints(&client, &config, &changes),
             report_reachability(&client, &changes),
         )
@@ -60,9 +62,7 @@ pub async fn run(client: Client, config: ClusterConfig, changes: Sender) {
 }
 
 async fn services(client: &Client, changes: &Sender) {
-    let selectors = watcher::Config::default()
-        .labels("!service.kubernetes.io/service-proxy-name")
-        .fields("spec.clusterIP!=None");
+    let selectors = watcher::Config::default().fields("spec.clusterIP!=None");
     let convert = |service: &v1::Service| {
         let (converted, problems) = convert::service(service);
         (converted.map(Object::Service), problems)
@@ -86,6 +86,15 @@ async fn node(client: &Client, config: &ClusterConfig, changes: &Sender) {
         (converted.map(Object::Node), problems)
     };
     follow(client, Follower::new(Kind::Node, convert, changes), selectors).await;
+}
+
+async fn service_cidrs(client: &Client, changes: &Sender) {
+    let convert = |object: &networking::ServiceCIDR| {
+        let (converted, problems) = convert::service_cidr(object);
+        (converted.map(Object::ServiceCidr), problems)
+    };
+    let follower = Follower::optional(Kind::ServiceCidr, convert, changes);
+    follow(client, follower, watcher::Config::default()).await;
 }
 
 async fn endpoints(client: &Client, config: &ClusterConfig, changes: &Sender) {

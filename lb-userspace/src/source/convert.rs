@@ -8,6 +8,7 @@ mod address;
 mod endpoints;
 mod node;
 mod service;
+mod service_cidr;
 mod slice;
 
 use std::{net::IpAddr, sync::Arc};
@@ -19,7 +20,8 @@ pub use self::{
     address::{is_unicast, parse_ip, parse_net},
     endpoints::endpoints,
     node::node,
-    service::{is_for_another_proxy, service},
+    service::service,
+    service_cidr::service_cidr,
     slice::{endpoint_slice, is_headless},
 };
 use crate::{

@@ -207,7 +207,9 @@ impl FolderSource {
         for (name, file) in &self.files {
             assembly.add(name, &file.manifest);
         }
-        let (objects, found) = assembly.finish(&self.pools);
+        let (mut objects, found) = assembly.finish(&self.pools);
+        let pools = Object::ServiceCidr(self.pools.service_cidr());
+        objects.insert((pools.kind(), pools.name()), pools);
         let mut problems: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
         let unreadable = self.files.values().flat_map(|file| &file.manifest.unreadable).cloned();
         for problem in found.into_iter().chain(unreadable) {

@@ -1,7 +1,7 @@
 //! Manifests: text → objects and problems. Pure.
 //!
 //! A manifest holds documents of YAML or JSON, each an object or a list of objects. Sockeye reads Service, `EndpointSlice`,
-//! Endpoints and its own Node, applies the filters of the watch in a cluster, and does what an API server does on
+//! Endpoints, `ServiceCIDR` and its own Node, applies the filters of the watch in a cluster, and does what an API server does on
 //! admission: defaults, cluster addresses, node ports. Documents are read one by one, so that one which cannot be read
 //! costs no other.
 
@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use k8s_openapi::api::{core::v1, discovery::v1 as discovery};
+use k8s_openapi::api::{core::v1, discovery::v1 as discovery, networking::v1 as networking};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_saphyr::{RenderOptions, SnippetMode, UserMessageFormatter};
@@ -260,6 +260,12 @@ impl Reader<'_> {
                 Read::new((converted.map(|(name, slices)| Object::Endpoints(name, slices)), problems))
             }),
             ("v1", "Node") => typed(Kind::Node, value, |node| read_node(node, self.node_name)),
+            ("networking.k8s.io/v1", "ServiceCIDR") => {
+                typed(Kind::ServiceCidr, value, |object: &networking::ServiceCIDR| {
+                    let (converted, problems) = convert::service_cidr(object);
+                    Read::new((converted.map(Object::ServiceCidr), problems))
+                })
+            }
             _ => Read::Nothing(vec![unknown_kind(api_version, kind, &value)]),
         };
         match read {
@@ -322,7 +328,8 @@ fn describe(kind: &str, value: &Value) -> String {
     let field =
         |key| value.get("metadata").and_then(|metadata| text(metadata, key)).filter(|text| !text.is_empty());
     let Some(name) = field("name") else { return kind.to_owned() };
-    let namespace = if kind == Kind::Node.name() { None } else { Some(field("namespace")) };
+    let of_cluster = [Kind::Node, Kind::ServiceCidr].map(Kind::name).contains(&kind);
+    let namespace = if of_cluster { None } else { Some(field("namespace")) };
     match namespace {
         None => format!("{kind} {name}"),
         Some(namespace) => format!("{kind} {}/{name}", namespace.as_deref().unwrap_or("default")),
@@ -334,7 +341,7 @@ fn unknown_kind(api_version: &str, kind: &str, value: &Value) -> Problem {
         object: describe(kind, value),
         field: "kind".to_owned(),
         what: format!(
-            "{api_version} {kind} is ignored; Sockeye reads v1 Service, Endpoints and Node, and discovery.k8s.io/v1 EndpointSlice"
+            "{api_version} {kind} is ignored; Sockeye reads v1 Service, Endpoints and Node, discovery.k8s.io/v1 EndpointSlice and networking.k8s.io/v1 ServiceCIDR"
         ),
     }
 }
@@ -379,7 +386,7 @@ fn read_slice(slice: &discovery::EndpointSlice) -> Read {
 fn read_service(service: &v1::Service) -> Read {
     let (converted, mut problems) = convert::service(service);
     match converted {
-        Some(converted) if converted.headless || convert::is_for_another_proxy(service) => Read::Filtered,
+        Some(converted) if converted.headless => Read::Filtered,
         Some(mut converted) => {
             converted.ingress_ips.extend(requested_ingress(service, &converted, &mut problems));
             let wish = wish(service, &converted, &mut problems);

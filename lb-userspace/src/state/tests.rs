@@ -121,6 +121,7 @@ fn a_list_removes_what_it_does_not_name() {
     assert_eq!(touched(&mut state, Change::Reset(Kind::Endpoints, Vec::new())), [""; 0]);
     assert!(!state.is_synced());
     state.apply(Change::Reset(Kind::Node, Vec::new()));
+    state.apply(Change::Reset(Kind::ServiceCidr, Vec::new()));
     assert!(state.is_synced());
 }
 

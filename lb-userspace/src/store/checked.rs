@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::{
     backend::{Backend, BackendId},
     frontend::{FrontendEntry, FrontendKey},
+    prefix::Prefix,
     service::{Range, ServiceRecord, Set, Settings, flags},
-    source::SourcePrefix,
 };
 
 use super::{Capacity, Store, StoreError, Tables, Write};
@@ -25,7 +25,7 @@ pub struct CheckedStore<S> {
     frontends: BTreeMap<FrontendKey, FrontendEntry>,
     records: BTreeMap<u32, ServiceRecord>,
     slots: BTreeMap<u32, BackendId>,
-    source_ranges: BTreeMap<u32, BTreeSet<SourcePrefix>>,
+    source_ranges: BTreeMap<u32, BTreeSet<Prefix>>,
     seen_records: BTreeSet<u32>,
     seen_slots: BTreeSet<u32>,
     violations: Vec<String>,
@@ -83,7 +83,11 @@ impl<S: Store> CheckedStore<S> {
                 self.check_source_ranges(*record);
             }
             Write::Grace => self.forget_unseen(),
-            Write::PutNodeAddress { .. } | Write::DeleteNodeAddress { .. } => {}
+            Write::PutForeign { .. }
+            | Write::DeleteForeign { .. }
+            | Write::ServiceCidrs { .. }
+            | Write::PutNodeAddress { .. }
+            | Write::DeleteNodeAddress { .. } => {}
         }
     }
 
@@ -269,7 +273,7 @@ mod tests {
             settings: Settings { flags: flags::SOURCE_RANGES, affinity_seconds: 0 },
         };
         assert_eq!(with(std::slice::from_ref(&filter)), ["record 0 admits nobody"]);
-        let prefix = SourcePrefix::new(Address::UNSPECIFIED, 0);
+        let prefix = Prefix::new(Address::UNSPECIFIED, 0);
         let put = Write::PutSourceRange { record: 0, prefix };
         assert_eq!(with(&[put.clone(), filter.clone()]), [""; 0]);
         let delete = Write::DeleteSourceRange { record: 0, prefix };

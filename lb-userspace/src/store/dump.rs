@@ -3,6 +3,8 @@
 //! ```text
 //! 10.96.0.1:80/TCP ClusterIP default/web:http → cluster [10.0.0.1:8080* 10.0.0.2:8080] local [10.0.0.1:8080*] any-endpoints
 //! 192.0.2.1:80/TCP LoadBalancer default/web:http → cluster [10.0.0.1:8080*] local [] any-endpoints sources [203.0.113.0/24]
+//! 10.96.0.9 OtherProxy
+//! service network 10.96.0.0/16
 //! node address 127.0.0.1 node-ports host-only
 //! ```
 //!
@@ -31,6 +33,12 @@ pub fn dump(tables: &Tables, names: &BTreeMap<u32, String>) -> String {
         let line = FrontendLine { tables, names, key, entry };
         // Writing to a String does not fail.
         let _ok = writeln!(text, "{line}");
+    }
+    for address in &tables.foreign {
+        let _ok = writeln!(text, "{address} {}", FrontendKind::OtherProxy.name());
+    }
+    for network in &tables.service_cidrs {
+        let _ok = writeln!(text, "service network {network}");
     }
     for (address, value) in &tables.node_addresses {
         let names = [(node_address::NODE_PORTS, " node-ports"), (node_address::HOST_ONLY, " host-only")];
@@ -132,7 +140,7 @@ mod tests {
     use lb_common::{
         address::{Address, Port},
         config::NodeAddress,
-        source::SourcePrefix,
+        prefix::Prefix,
     };
 
     use super::*;
@@ -175,11 +183,13 @@ mod tests {
                 (8, backend("10.0.0.2:8080", 1, 0)),
                 (9, backend("10.0.0.1:8080", 2, backend_flags::LOCAL)),
             ]),
+            foreign: BTreeSet::from([Address::from_v4_bytes([10, 96, 0, 9])]),
+            service_cidrs: vec![Prefix::of(IpAddr::from([10, 96, 0, 0]), 16)],
             source_ranges: BTreeMap::from([(
                 3,
                 BTreeSet::from([
-                    SourcePrefix::of(IpAddr::from([203, 0, 113, 0]), 24),
-                    SourcePrefix::of(IpAddr::from([10, 0, 0, 0]), 8),
+                    Prefix::of(IpAddr::from([203, 0, 113, 0]), 24),
+                    Prefix::of(IpAddr::from([10, 0, 0, 0]), 8),
                 ]),
             )]),
             node_addresses: BTreeMap::from([(
@@ -192,6 +202,8 @@ mod tests {
             [::]:30080/UDP NodePort service 9 → cluster [] local []
             10.96.0.1:80/TCP ClusterIP default/web:http → cluster [10.0.0.1:8080* 10.0.0.2:8080] local [10.0.0.1:8080*] internal-local external-local any-endpoints affinity 60 s
             192.0.2.1:80/TCP LoadBalancer default/web:http → cluster [10.0.0.1:8080* 10.0.0.2:8080] local [10.0.0.1:8080*] internal-local external-local any-endpoints affinity 60 s sources [10.0.0.0/8 203.0.113.0/24]
+            10.96.0.9 OtherProxy
+            service network 10.96.0.0/16
             node address 127.0.0.1 node-ports host-only
         "]]
         .assert_eq(&dump(&tables, &names));

@@ -8,8 +8,8 @@ use lb_common::{
     backend::Backend,
     config::{NodeAddress, maps},
     frontend::{FrontendEntry, FrontendKey},
+    prefix::Prefix,
     service::{Range, ServiceRecord, Set},
-    source::SourcePrefix,
 };
 
 use super::{Capacity, Store, StoreError, Tables, Write};
@@ -21,7 +21,9 @@ pub struct FakeStore {
     frontends: BTreeMap<FrontendKey, FrontendEntry>,
     services: Vec<ServiceRecord>,
     backends: Vec<Backend>,
-    source_ranges: BTreeSet<(u32, SourcePrefix)>,
+    source_ranges: BTreeSet<(u32, Prefix)>,
+    foreign: BTreeSet<Address>,
+    service_cidrs: Vec<Prefix>,
     node_addresses: BTreeMap<Address, NodeAddress>,
 }
 
@@ -34,6 +36,8 @@ impl FakeStore {
             services: Vec::new(),
             backends: Vec::new(),
             source_ranges: BTreeSet::new(),
+            foreign: BTreeSet::new(),
+            service_cidrs: Vec::new(),
             node_addresses: BTreeMap::new(),
         }
     }
@@ -99,7 +103,8 @@ impl Store for FakeStore {
             Write::Range { index, set, range } => self.write_range(*index, *set, *range)?,
             Write::Settings { index, settings } => self.record(*index)?.settings = *settings,
             Write::PutFrontend { key, entry } => {
-                put(&mut self.frontends, self.capacity.frontends, maps::FRONTENDS, *key, *entry)?;
+                let room = self.capacity.frontends.saturating_sub(self.foreign.len() as u32);
+                put(&mut self.frontends, room, maps::FRONTENDS, *key, *entry)?;
             }
             Write::DeleteFrontend { key } => {
                 self.frontends.remove(key);
@@ -115,6 +120,17 @@ impl Store for FakeStore {
             Write::DeleteSourceRange { record, prefix } => {
                 self.source_ranges.remove(&(*record, *prefix));
             }
+            Write::PutForeign { address } => {
+                let is_full = self.frontends.len() + self.foreign.len() >= self.capacity.frontends as usize;
+                if is_full && !self.foreign.contains(address) {
+                    return Err(StoreError::Full { map: maps::FRONTENDS });
+                }
+                self.foreign.insert(*address);
+            }
+            Write::DeleteForeign { address } => {
+                self.foreign.remove(address);
+            }
+            Write::ServiceCidrs { networks } => self.service_cidrs.clone_from(networks),
             Write::PutNodeAddress { address, value } => {
                 let room = self.capacity.node_addresses;
                 put(&mut self.node_addresses, room, maps::NODE_ADDRESSES, *address, *value)?;
@@ -134,7 +150,7 @@ impl Store for FakeStore {
         let ranges = services.values().flat_map(|record| [record.cluster, record.local]);
         let slots = ranges.flat_map(Range::slots);
         let backends = slots.filter_map(|slot| Some((slot, *self.backends.get(slot as usize)?))).collect();
-        let mut source_ranges: BTreeMap<u32, BTreeSet<SourcePrefix>> = BTreeMap::new();
+        let mut source_ranges: BTreeMap<u32, BTreeSet<Prefix>> = BTreeMap::new();
         for (record, prefix) in &self.source_ranges {
             source_ranges.entry(*record).or_default().insert(*prefix);
         }
@@ -143,6 +159,8 @@ impl Store for FakeStore {
             services,
             backends,
             source_ranges,
+            foreign: self.foreign.clone(),
+            service_cidrs: self.service_cidrs.clone(),
             node_addresses: self.node_addresses.clone(),
         })
     }

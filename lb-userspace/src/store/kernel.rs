@@ -14,7 +14,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{
-        ArrayOfMaps, HashMap, Map, MapData, MapError,
+        Array, ArrayOfMaps, HashMap, Map, MapData, MapError,
         lpm_trie::{Key, LpmTrie},
     },
     sys::SyscallError,
@@ -24,9 +24,11 @@ use lb_common::{
     address::Address,
     backend::Backend,
     config::{NodeAddress, maps},
-    frontend::{FrontendEntry, FrontendKey},
+    frontend::{FrontendEntry, FrontendKey, FrontendKind},
+    prefix::Prefix,
     service::{ServiceRecord, Set},
-    source::{SourceKey, SourcePrefix, SourceRange},
+    service_cidr::ServiceCidrs,
+    source::{SourceKey, SourceRange},
 };
 
 use super::{Capacity, Store, StoreError, Tables, Write};
@@ -56,6 +58,8 @@ pub(crate) struct TableMaps {
     frontends: HashMap<MapData, FrontendKey, FrontendEntry>,
     node_addresses: HashMap<MapData, Address, NodeAddress>,
     source_ranges: LpmTrie<MapData, SourceKey, SourceRange>,
+    /// An array of one element.
+    service_cidrs: Map,
     services: MappedArray<ServiceRecord>,
     backends: MappedArray<Backend>,
     capacity: Capacity,
@@ -125,6 +129,22 @@ impl Store for KernelStore {
             Write::DeleteSourceRange { record, prefix } => {
                 deleted(tables.source_ranges.remove(&source_key(*record, prefix)), maps::SOURCE_RANGES)
             }
+            Write::PutForeign { address } => {
+                let key = FrontendKey::other_proxy(*address);
+                let entry = FrontendEntry::new(&key, FrontendKind::OtherProxy, 0);
+                let done = tables.frontends.insert(&key, &entry, 0);
+                done.map_err(|error| store_error("inserting into", maps::FRONTENDS, error))
+            }
+            Write::DeleteForeign { address } => {
+                let key = FrontendKey::other_proxy(*address);
+                deleted(tables.frontends.remove(&key), maps::FRONTENDS)
+            }
+            Write::ServiceCidrs { networks } => {
+                let cidrs = ServiceCidrs::new(networks.iter().copied());
+                let done = Array::try_from(&mut tables.service_cidrs)
+                    .and_then(|mut map: Array<&mut MapData, ServiceCidrs>| map.set(0, &cidrs, 0));
+                done.map_err(|error| store_error("writing", maps::SERVICE_CIDRS, error))
+            }
             Write::PutNodeAddress { address, value } => {
                 let done = tables.node_addresses.insert(address, value, 0);
                 done.map_err(|error| store_error("inserting into", maps::NODE_ADDRESSES, error))
@@ -155,7 +175,7 @@ impl TableMaps {
         let opened = |name| open(name).and_then(Map::from_map_data).map_err(error(name));
         let array = |name| open(name).map_err(error(name));
         let (frontends, node_addresses) = (opened(maps::FRONTENDS)?, opened(maps::NODE_ADDRESSES)?);
-        let source_ranges = opened(maps::SOURCE_RANGES)?;
+        let (source_ranges, service_cidrs) = (opened(maps::SOURCE_RANGES)?, opened(maps::SERVICE_CIDRS)?);
         let (services, backends) = (array(maps::SERVICES)?, array(maps::BACKENDS)?);
         let entries = |name, map: &Map| match map {
             Map::HashMap(data) | Map::LpmTrie(data) => {
@@ -175,6 +195,7 @@ impl TableMaps {
         Ok(Self {
             frontends: HashMap::try_from(frontends).map_err(error(maps::FRONTENDS))?,
             node_addresses: HashMap::try_from(node_addresses).map_err(error(maps::NODE_ADDRESSES))?,
+            service_cidrs,
             source_ranges: LpmTrie::try_from(source_ranges).map_err(error(maps::SOURCE_RANGES))?,
             services,
             backends,
@@ -199,8 +220,18 @@ impl TableMaps {
                 }
             }
         }
+        let (foreign, frontends): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            entries(&self.frontends, maps::FRONTENDS)?
+                .into_iter()
+                .partition(|(key, _)| *key == FrontendKey::other_proxy(key.address()));
+        let service_cidrs = Array::try_from(&self.service_cidrs)
+            .and_then(|map: Array<&MapData, ServiceCidrs>| map.get(&0, 0));
+        let service_cidrs =
+            service_cidrs.map_err(|error| store_error("reading", maps::SERVICE_CIDRS, error))?;
         Ok(Tables {
-            frontends: entries(&self.frontends, maps::FRONTENDS)?,
+            frontends,
+            foreign: foreign.keys().map(FrontendKey::address).collect(),
+            service_cidrs: service_cidrs.prefixes().collect(),
             services,
             backends,
             source_ranges: self.source_ranges()?,
@@ -208,12 +239,12 @@ impl TableMaps {
         })
     }
 
-    fn source_ranges(&self) -> Result<BTreeMap<u32, BTreeSet<SourcePrefix>>, StoreError> {
-        let mut by_record: BTreeMap<u32, BTreeSet<SourcePrefix>> = BTreeMap::new();
+    fn source_ranges(&self) -> Result<BTreeMap<u32, BTreeSet<Prefix>>, StoreError> {
+        let mut by_record: BTreeMap<u32, BTreeSet<Prefix>> = BTreeMap::new();
         for key in self.source_ranges.keys() {
             let key = key.map_err(|error| store_error("reading", maps::SOURCE_RANGES, error))?;
             let SourceKey { record, address } = key.data();
-            let prefix = SourcePrefix::new(address, key.prefix_len().saturating_sub(SourceKey::RECORD_BITS));
+            let prefix = Prefix::new(address, key.prefix_len().saturating_sub(SourceKey::RECORD_BITS));
             by_record.entry(record).or_default().insert(prefix);
         }
         Ok(by_record)
@@ -227,7 +258,7 @@ impl TableMaps {
     }
 }
 
-fn source_key(record: u32, prefix: &SourcePrefix) -> Key<SourceKey> {
+fn source_key(record: u32, prefix: &Prefix) -> Key<SourceKey> {
     Key::new(SourceKey::RECORD_BITS + prefix.bits(), SourceKey { record, address: prefix.address() })
 }
 

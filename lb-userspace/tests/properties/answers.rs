@@ -12,10 +12,12 @@ use lb_common::{
     backend::Backend,
     config::NodeAddress,
     decide::{self, Found, Source, Tables as _},
-    frontend::{FrontendEntry, FrontendKey},
+    frontend::{FrontendEntry, FrontendKey, FrontendKind},
     outcome::Reason,
+    prefix::Prefix,
     service::{ServiceRecord, Set},
-    source::{SourceKey, SourcePrefix},
+    service_cidr::ServiceCidrs,
+    source::SourceKey,
 };
 use lb_userspace::store::Tables;
 use proptest::prelude::*;
@@ -52,6 +54,7 @@ const PORTS: [u16; 5] = [80, 53, 30_080, 30_053, 81];
 /// Tables, a clock, a die, and what clients were given.
 struct Kernel<'a> {
     tables: &'a Tables,
+    service_cidrs: ServiceCidrs,
     random: Cell<u32>,
     seconds: Cell<u32>,
     affinity: RefCell<BTreeMap<AffinityKey, AffinityValue>>,
@@ -59,6 +62,10 @@ struct Kernel<'a> {
 
 impl decide::Tables for Kernel<'_> {
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
+        if *key == FrontendKey::other_proxy(key.address()) {
+            let foreign = self.tables.foreign.contains(&key.address());
+            return foreign.then(|| FrontendEntry::new(key, FrontendKind::OtherProxy, 0));
+        }
         self.tables.frontends.get(key).copied()
     }
 
@@ -74,8 +81,12 @@ impl decide::Tables for Kernel<'_> {
         self.tables.backends.get(&slot)
     }
 
+    fn service_cidrs(&self) -> Option<&ServiceCidrs> {
+        Some(&self.service_cidrs)
+    }
+
     fn is_admitted(&self, key: &SourceKey) -> bool {
-        let is_in = |range: &SourcePrefix| SourcePrefix::new(key.address, range.bits()) == *range;
+        let is_in = |range: &Prefix| Prefix::new(key.address, range.bits()) == *range;
         self.tables.source_ranges.get(&key.record).is_some_and(|ranges| ranges.iter().any(is_in))
     }
 
@@ -171,7 +182,8 @@ fn socket_address(address: SocketAddress) -> SocketAddr {
 /// Whether the tables answer as the model does, from everywhere and to everywhere.
 pub(crate) fn agree(model: &Model, tables: &Tables) -> Result<(), TestCaseError> {
     let (random, seconds) = (Cell::new(0), Cell::new(0));
-    let kernel = Kernel { tables, random, seconds, affinity: RefCell::default() };
+    let service_cidrs = ServiceCidrs::new(tables.service_cidrs.iter().copied());
+    let kernel = Kernel { tables, service_cidrs, random, seconds, affinity: RefCell::default() };
     for ip in ADDRESSES.map(|text| text.parse::<IpAddr>().unwrap()) {
         for port in PORTS {
             for protocol in [Protocol::Tcp, Protocol::Udp] {

@@ -258,7 +258,8 @@ fn blocked_services(run: &Run) -> Vec<String> {
 }
 
 fn frontend_lines(dump: &str) -> String {
-    dump.split_inclusive('\n').filter(|line| !line.starts_with("node address")).collect()
+    let is_frontend = |line: &&str| !line.starts_with("node address") && !line.ends_with(" OtherProxy\n");
+    dump.split_inclusive('\n').filter(is_frontend).collect()
 }
 
 fn is_of(line: &str, services: &[String]) -> bool {

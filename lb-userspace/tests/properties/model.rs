@@ -179,6 +179,18 @@ impl Model {
     }
 }
 
+/// 1.13: the cluster addresses that another proxy serves.
+pub(crate) fn foreign_addresses(world: &World) -> BTreeSet<IpAddr> {
+    let is_theirs = |service: &&v1::Service| {
+        let spec = service.spec.clone().unwrap_or_default();
+        label(&service.metadata, "service.kubernetes.io/service-proxy-name").is_some()
+            && spec.type_.as_deref() != Some("ExternalName")
+            && spec.cluster_ip.as_deref() != Some("None")
+    };
+    let theirs = world.services().filter(is_theirs);
+    theirs.flat_map(|service| cluster_ips(&service.spec.clone().unwrap_or_default())).collect()
+}
+
 /// I1, I5: not another proxy's, not headless, no alias, and with an address.
 fn is_ours(service: &v1::Service) -> bool {
     let spec = service.spec.clone().unwrap_or_default();

@@ -9,13 +9,13 @@ use std::{
 use lb_common::{
     address::{Address, Port, SocketAddress},
     frontend::{FrontendKey, FrontendKind},
+    prefix::Prefix,
     service::{Set, Settings, flags},
-    source::SourcePrefix,
 };
 use lb_userspace::store::{Tables, dump::frontend_name};
 
 use crate::{
-    model::{Kind, Model, ServicePort},
+    model::{self, Kind, Model, ServicePort},
     world::World,
 };
 
@@ -25,7 +25,7 @@ pub(crate) struct Meaning {
     pub(crate) port: String,
     pub(crate) kind: FrontendKind,
     pub(crate) settings: Settings,
-    pub(crate) sources: BTreeSet<SourcePrefix>,
+    pub(crate) sources: BTreeSet<Prefix>,
     pub(crate) cluster: BTreeSet<(SocketAddress, bool)>,
     pub(crate) local: BTreeSet<(SocketAddress, bool)>,
 }
@@ -43,7 +43,7 @@ impl Meaning {
     /// Whether the frontend admits a client.
     pub(crate) fn admits(&self, client: IpAddr) -> bool {
         let address = Address::from(client);
-        let is_in = |range: &SourcePrefix| SourcePrefix::new(address, range.bits()) == *range;
+        let is_in = |range: &Prefix| Prefix::new(address, range.bits()) == *range;
         self.kind != FrontendKind::LoadBalancer
             || self.settings.flags & flags::SOURCE_RANGES == 0
             || self.sources.iter().any(is_in)
@@ -96,11 +96,7 @@ fn meaning(port: &ServicePort, kind: Kind) -> Meaning {
                 | flag(port.any, flags::ANY_ENDPOINTS),
             affinity_seconds: port.affinity,
         },
-        sources: port
-            .sources
-            .iter()
-            .map(|range| SourcePrefix::of(range.addr(), range.prefix_len()))
-            .collect(),
+        sources: port.sources.iter().map(|range| Prefix::of(range.addr(), range.prefix_len())).collect(),
         cluster: set(&port.cluster),
         local: set(&port.local),
     }
@@ -109,6 +105,10 @@ fn meaning(port: &ServicePort, kind: Kind) -> Meaning {
 /// The dump of tables that mean this.
 pub(crate) fn dump(world: &World) -> String {
     let mut text = frontends_dump(&meanings(world));
+    let foreign: BTreeSet<_> = model::foreign_addresses(world).into_iter().map(Address::from).collect();
+    for address in foreign {
+        writeln!(text, "{address} OtherProxy").unwrap();
+    }
     let mut addresses: Vec<_> = Model::of(world)
         .node_addresses
         .into_iter()

@@ -16,6 +16,7 @@ use tokio::{
 
 pub(crate) const SERVICES: &str = "/api/v1/services";
 pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+pub(crate) const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
 pub(crate) const NODES: &str = "/api/v1/nodes";
 pub(crate) const ENDPOINTS: &str = "/api/v1/endpoints";
 
@@ -58,6 +59,8 @@ pub(crate) struct State {
     pub(crate) streaming: Streaming,
     /// Verbs and resources that are not allowed.
     pub(crate) forbidden: BTreeSet<(&'static str, &'static str)>,
+    /// Resources that the server does not know.
+    pub(crate) unknown: BTreeSet<&'static str>,
     /// A status that answers everything.
     pub(crate) failing: Option<u16>,
     /// Whether a watch from a forgotten version gets an HTTP status instead of an event.
@@ -101,6 +104,7 @@ impl ApiServer {
             requests: Vec::new(),
             streaming: Streaming::Supported,
             forbidden: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             failing: None,
             gone_as_status: false,
             ends_watches: false,
@@ -327,6 +331,9 @@ fn refusal(state: &State, request: &Request) -> Option<(u16, Value)> {
     let verb = if request.is_watch() { "watch" } else { "list" };
     if let Some(code) = state.failing {
         return Some(status(code, "ServiceUnavailable", "the server is starting"));
+    }
+    if state.unknown.contains(&*request.path) {
+        return Some(status(404, "NotFound", "the server could not find the requested resource"));
     }
     if state.forbidden.contains(&(verb, &*request.path)) {
         let message =

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    api_server::{ApiServer, ENDPOINTS, NODES, SERVICES, SLICES, Streaming},
+    api_server::{ApiServer, ENDPOINTS, NODES, SERVICE_CIDRS, SERVICES, SLICES, Streaming},
     kubeconfig::kubeconfig,
     mirror::Mirror,
 };
@@ -83,7 +83,7 @@ fn unreadable(name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn lists_with_kube_proxys_selectors_and_follows() {
+async fn lists_with_kube_proxys_selectors_but_another_proxys_services_and_follows() {
     let server = ApiServer::start().await;
     server.put(SERVICES, service("web", "10.96.0.1"));
     server.put(SERVICES, service("headless", "None"));
@@ -102,7 +102,10 @@ async fn lists_with_kube_proxys_selectors_and_follows() {
     mirror.until_listed().await;
     mirror.until("it answers", |mirror| mirror.connected == Some(true)).await;
     let names: Vec<_> = mirror.objects.keys().map(|(kind, name)| format!("{kind} {name}")).collect();
-    assert_eq!(names, ["Service default/web", "EndpointSlice default/web-1", "Node node-a"]);
+    assert_eq!(
+        names,
+        ["Service default/other", "Service default/web", "EndpointSlice default/web-1", "Node node-a"]
+    );
     assert!(server.requests(ENDPOINTS).is_empty());
 
     server.put(SERVICES, service("api", "10.96.0.2"));
@@ -118,7 +121,7 @@ async fn lists_with_kube_proxys_selectors_and_follows() {
     unlabelled["metadata"]["labels"] = json!({});
     server.put(SLICES, unlabelled);
     mirror.until("no slice of a service", |mirror| !mirror.has(Kind::EndpointSlice, "default/web-1")).await;
-    assert_eq!(Kind::ALL.map(|kind| mirror.resets(kind)), [1; 4]);
+    assert_eq!(Kind::ALL.map(|kind| mirror.resets(kind)), [1; 5]);
     assert!(mirror.problems.is_empty());
 
     let selectors = |path| {
@@ -127,10 +130,8 @@ async fn lists_with_kube_proxys_selectors_and_follows() {
         (requests[0].get("labelSelector").to_owned(), requests[0].get("fieldSelector").to_owned())
     };
     let text = |label: &str, field: &str| (label.to_owned(), field.to_owned());
-    assert_eq!(
-        selectors(SERVICES),
-        text("!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None")
-    );
+    assert_eq!(selectors(SERVICES), text("", "spec.clusterIP!=None"));
+    assert_eq!(selectors(SERVICE_CIDRS), text("", ""));
     assert_eq!(selectors(SLICES), text("!service.kubernetes.io/headless", ""));
     assert_eq!(selectors(NODES), text("", "metadata.name=node-a"));
 }
@@ -297,6 +298,54 @@ async fn what_is_forbidden_is_named_and_tried_again() {
         mirror.until("no problem", |mirror| mirror.problems.is_empty()).await;
         assert!(mirror.has(Kind::Service, "default/web"));
     }
+}
+
+fn service_cidr(name: &str, network: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": name}, "spec": {"cidrs": [network]},
+    })
+}
+
+#[tokio::test]
+async fn the_networks_of_cluster_addresses_are_followed() {
+    let server = ApiServer::start().await;
+    server.put(SERVICE_CIDRS, service_cidr("kubernetes", "10.96.0.0/16"));
+    let Running { mut mirror, source: _source } = Running::start(&server).await;
+    mirror.until_listed().await;
+    assert!(mirror.has(Kind::ServiceCidr, "kubernetes"));
+    server.put(SERVICE_CIDRS, service_cidr("more", "10.97.0.0/16"));
+    mirror.until("more", |mirror| mirror.has(Kind::ServiceCidr, "more")).await;
+    server.delete(SERVICE_CIDRS, "kubernetes");
+    mirror.until("fewer", |mirror| !mirror.has(Kind::ServiceCidr, "kubernetes")).await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_service_cidrs_keeps_nobody_waiting() {
+    for streaming in [Streaming::Supported, Streaming::Refused] {
+        let server = ApiServer::start().await;
+        server.state().streaming = streaming;
+        server.state().unknown.insert(SERVICE_CIDRS);
+        server.put(SERVICES, service("web", "10.96.0.1"));
+        let Running { mut mirror, source: _source } = Running::start(&server).await;
+        mirror.until_listed().await;
+        mirror.until("it answers", |mirror| mirror.connected == Some(true)).await;
+        assert!(mirror.has(Kind::Service, "default/web"));
+        assert!(mirror.problems.is_empty(), "{:?}", mirror.problems);
+    }
+}
+
+#[tokio::test]
+async fn service_cidrs_that_may_not_be_listed_are_named_and_keep_nobody_waiting() {
+    let server = ApiServer::start().await;
+    server.put(SERVICE_CIDRS, service_cidr("kubernetes", "10.96.0.0/16"));
+    server.state().forbidden.extend([("watch", SERVICE_CIDRS), ("list", SERVICE_CIDRS)]);
+    let Running { mut mirror, source: _source } = Running::start(&server).await;
+    mirror.until_listed().await;
+    mirror.until("it is said", |mirror| mirror.problem("API server, servicecidrs").is_some()).await;
+    server.state().forbidden.clear();
+    mirror.until("they are listed", |mirror| mirror.has(Kind::ServiceCidr, "kubernetes")).await;
+    mirror.until("no problem", |mirror| mirror.problems.is_empty()).await;
 }
 
 #[tokio::test]

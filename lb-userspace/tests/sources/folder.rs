@@ -82,7 +82,7 @@ async fn everything_is_said_at_the_start_one_reset_for_each_kind() {
     ])
     .await;
     let mirror = &running.mirror;
-    let resets: Vec<_> = mirror.log[..4]
+    let resets: Vec<_> = mirror.log[..Kind::ALL.len()]
         .iter()
         .map(|change| match change {
             Change::Reset(kind, objects) => (*kind, objects.len()),
@@ -335,7 +335,9 @@ fn names_that_lead_to_no_file_are_left_alone() {
     fs::write(dir.path().join("sub.yaml").join("a.yaml"), service("web", "10.96.0.1")).unwrap();
     symlink("nowhere", dir.path().join("dangling.yaml")).unwrap();
     let (objects, problems) = read_once(dir.path(), NODE).unwrap();
-    assert_eq!((objects, problems), (vec![], vec![]));
+    // The pools alone.
+    assert_eq!(objects.iter().map(Object::kind).collect::<Vec<_>>(), [Kind::ServiceCidr]);
+    assert_eq!(problems, []);
 }
 
 #[tokio::test]
@@ -348,9 +350,13 @@ async fn addresses_come_from_the_given_pools() {
     let mut mirror = Mirror::new(receiver);
     mirror.until_listed().await;
     assert!(mirror.ip("default/web").unwrap().starts_with("172.30.0."));
+    let pools = mirror.objects.get(&(Kind::ServiceCidr, "--service-cidr".to_owned()));
+    let Some(Object::ServiceCidr(pools)) = pools else { panic!("{pools:?}") };
+    assert_eq!(pools.networks, ["172.30.0.0/24".parse().unwrap()]);
     let (objects, _) = read_once(dir.path(), NODE).unwrap();
-    let [Object::Service(service)] = &objects[..] else { panic!("{objects:?}") };
+    let [Object::Service(service), Object::ServiceCidr(pools)] = &objects[..] else { panic!("{objects:?}") };
     assert!(service.cluster_ips[0].to_string().starts_with("10.96."));
+    assert_eq!(pools.networks.len(), 2);
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn udp(mut object: Object) -> Object {
     match &mut object {
         Object::Service(service) => service.ports[0].protocol = Protocol::Udp,
         Object::EndpointSlice(slice) => slice.ports[0].protocol = Protocol::Udp,
-        Object::Endpoints(..) | Object::Node(_) => {}
+        Object::Endpoints(..) | Object::Node(_) | Object::ServiceCidr(_) => {}
     }
     object
 }

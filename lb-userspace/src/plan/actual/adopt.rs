@@ -41,6 +41,7 @@ impl Actual {
         for index in 0..actual.records.len() {
             actual.retire_if_unused(index as u32);
         }
+        (actual.foreign, actual.service_cidrs) = (tables.foreign, tables.service_cidrs);
         actual.source_ranges = SourceRanges::adopt(tables.source_ranges);
         actual.frontends = tables.frontends.into_iter().collect();
         actual.node_addresses = tables.node_addresses;

@@ -2,27 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::source::SourcePrefix;
+use lb_common::prefix::Prefix;
 
 /// No ranges: what a record without any has.
-static NONE: BTreeSet<SourcePrefix> = BTreeSet::new();
+static NONE: BTreeSet<Prefix> = BTreeSet::new();
 
 /// The source ranges of all records.
 #[derive(Debug, Default)]
 pub(super) struct SourceRanges {
     /// None is empty.
-    by_record: BTreeMap<u32, BTreeSet<SourcePrefix>>,
+    by_record: BTreeMap<u32, BTreeSet<Prefix>>,
     count: u32,
 }
 
 impl SourceRanges {
     /// What the tables of an agent before hold.
-    pub(super) fn adopt(by_record: BTreeMap<u32, BTreeSet<SourcePrefix>>) -> Self {
+    pub(super) fn adopt(by_record: BTreeMap<u32, BTreeSet<Prefix>>) -> Self {
         let count = by_record.values().map(|prefixes| prefixes.len() as u32).sum();
         Self { by_record, count }
     }
 
-    pub(super) fn of(&self, record: u32) -> &BTreeSet<SourcePrefix> {
+    pub(super) fn of(&self, record: u32) -> &BTreeSet<Prefix> {
         self.by_record.get(&record).unwrap_or(&NONE)
     }
 
@@ -30,15 +30,15 @@ impl SourceRanges {
         self.count
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &BTreeSet<SourcePrefix>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &BTreeSet<Prefix>)> {
         self.by_record.iter().map(|(record, prefixes)| (*record, prefixes))
     }
 
-    pub(super) fn insert(&mut self, record: u32, prefix: SourcePrefix) {
+    pub(super) fn insert(&mut self, record: u32, prefix: Prefix) {
         self.count += u32::from(self.by_record.entry(record).or_default().insert(prefix));
     }
 
-    pub(super) fn remove(&mut self, record: u32, prefix: &SourcePrefix) {
+    pub(super) fn remove(&mut self, record: u32, prefix: &Prefix) {
         let Some(prefixes) = self.by_record.get_mut(&record) else { return };
         self.count -= u32::from(prefixes.remove(prefix));
         if prefixes.is_empty() {

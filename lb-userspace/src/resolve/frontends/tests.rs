@@ -77,6 +77,13 @@ fn some_services_are_never_translated_and_never_a_problem() {
     assert_eq!(lines(&other_proxy), ["skipped: other proxy"]);
 
     assert_eq!(lines(&service(&[])), ["skipped: no cluster address"]);
+
+    // Of these, only what another proxy serves has addresses that must pass.
+    assert_eq!(foreign_addresses(&other_proxy), BTreeSet::from([Address::from_v4_bytes([10, 96, 0, 1])]));
+    external_name.labels.clone_from(&other_proxy.labels);
+    for other in [external_name, headless, service(&["10.96.0.1"])] {
+        assert_eq!(foreign_addresses(&other), BTreeSet::new());
+    }
 }
 
 #[test]

@@ -29,6 +29,8 @@ use crate::{
 const STREAMING_PAUSE: Duration = Duration::from_secs(10);
 /// How long a page may take.
 const PAGE_PAUSE: Duration = Duration::from_secs(120);
+/// How long until an API server that does not know an optional kind is asked again: it has to be upgraded first.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(300);
 
 /// What is known of one kind while it is watched.
 pub(super) struct Follower<'a, K> {
@@ -41,6 +43,10 @@ pub(super) struct Follower<'a, K> {
     problems: BTreeMap<String, Vec<Problem>>,
     /// What was said of the watch itself.
     refused: Option<Problem>,
+    /// Whether a kind that cannot be listed counts as one without objects.
+    optional: bool,
+    /// Whether a list has been told, or that there is none.
+    listed: bool,
 }
 
 #[derive(Default)]
@@ -68,6 +74,8 @@ enum Next {
     Relist,
     /// Begin with a new list, in pages.
     Page,
+    /// Wait for a long time, and begin with a new list: the API server does not know the kind.
+    Unknown,
 }
 
 /// Watches one kind until the receiver is gone.
@@ -110,6 +118,11 @@ where
                 follower.listing = None;
                 break;
             }
+            if next == Next::Unknown {
+                follower.listing = None;
+                sleep(UNKNOWN_PAUSE).await;
+                break;
+            }
             sleep(backoff.after_failure(Instant::now(), RandomState::new().hash_one(()))).await;
             if next == Next::Relist {
                 follower.listing = None;
@@ -125,7 +138,25 @@ impl<'a, K: Resource<DynamicType = ()>> Follower<'a, K> {
         convert: fn(&K) -> (Option<Object>, Vec<Problem>),
         changes: &'a Sender,
     ) -> Self {
-        Self { kind, convert, changes, listing: None, problems: BTreeMap::new(), refused: None }
+        Self {
+            kind,
+            convert,
+            changes,
+            listing: None,
+            problems: BTreeMap::new(),
+            refused: None,
+            optional: false,
+            listed: false,
+        }
+    }
+
+    /// For a kind that not every API server knows, and that can be done without: it never keeps the other lists waiting.
+    pub(super) fn optional(
+        kind: Kind,
+        convert: fn(&K) -> (Option<Object>, Vec<Problem>),
+        changes: &'a Sender,
+    ) -> Self {
+        Self { optional: true, ..Self::new(kind, convert, changes) }
     }
 
     async fn take(&mut self, event: Event<Watched<K>>) -> Result<(), Gone> {
@@ -158,6 +189,7 @@ impl<'a, K: Resource<DynamicType = ()>> Follower<'a, K> {
         let Listing { objects, problems } = self.listing.take().unwrap_or_default();
         debug!(kind = %self.kind, objects = objects.len(), "listed");
         send(self.changes, Change::Reset(self.kind, objects)).await?;
+        self.listed = true;
         let solved: Vec<_> =
             self.problems.keys().filter(|origin| !problems.contains_key(*origin)).cloned().collect();
         for origin in solved {
@@ -218,7 +250,16 @@ impl<'a, K: Resource<DynamicType = ()>> Follower<'a, K> {
         let starting = matches!(error, watcher::Error::WatchStartFailed(_));
         match status.code {
             400 | 415 | 422 if starting && streaming => Ok(Next::Page),
+            404 if self.optional => {
+                debug!(kind = %self.kind, "not known to the API server");
+                // None is left of what an API server knew that has been set back to an older version.
+                self.end_list_without_any().await?;
+                Ok(Next::Unknown)
+            }
             401 | 403 | 404 => {
+                if self.optional && !self.listed && status.code == 403 {
+                    self.end_list_without_any().await?;
+                }
                 let is_list = matches!(error, watcher::Error::InitialListFailed(_));
                 self.refuse(if is_list { "list" } else { "watch" }, status).await?;
                 Ok(Next::Relist)
@@ -229,6 +270,12 @@ impl<'a, K: Resource<DynamicType = ()>> Follower<'a, K> {
             _ if starting || self.listing.is_some() => Ok(Next::Relist),
             _ => Ok(Next::Resume),
         }
+    }
+
+    /// There are no objects of the kind, as far as can be known.
+    async fn end_list_without_any(&mut self) -> Result<(), Gone> {
+        self.listing = None;
+        self.end_list().await
     }
 
     /// The API server answers, but does not let us list or watch.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
 
-use super::{Report, address::parse_net, has_label, nameless, namespaced};
+use super::{Report, address::parse_net, nameless, namespaced};
 use crate::model::{Kind, Problem, Service, ServicePort, ServiceType, TrafficPolicy};
 
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -17,11 +17,6 @@ const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
 /// Ranges that no client's address lies in.
 const NOBODY: [&str; 2] = ["0.0.0.0/32", "::/128"];
-
-/// Whether the Service is left to another proxy: Sockeye, like kube-proxy, does not watch those.
-pub fn is_for_another_proxy(service: &v1::Service) -> bool {
-    has_label(&service.metadata, PROXY_NAME)
-}
 
 /// Converts a Service.
 pub fn service(service: &v1::Service) -> (Option<Service>, Vec<Problem>) {

@@ -13,6 +13,10 @@ fn summary(object: &Object) -> String {
         Object::EndpointSlice(slice) => format!("EndpointSlice {} of {}", slice.name, slice.service),
         Object::Endpoints(name, slices) => format!("Endpoints {name} {}", slices.len()),
         Object::Node(node) => format!("Node {}", node.name),
+        Object::ServiceCidr(object) => {
+            let networks: Vec<_> = object.networks.iter().map(ToString::to_string).collect();
+            format!("ServiceCIDR {} {}", object.name, networks.join(" "))
+        }
     }
 }
 
@@ -94,7 +98,7 @@ fn a_document_that_cannot_be_read_costs_no_other() {
 fn what_a_watch_would_not_show_is_absent() {
     check(
         "apiVersion: v1\nkind: Service\nmetadata: {name: headless}\nspec: {clusterIP: None}\n\
-         ---\napiVersion: v1\nkind: Service\nmetadata: {name: other, labels: {service.kubernetes.io/service-proxy-name: x}}\n\
+         ---\napiVersion: v1\nkind: Service\nmetadata: {name: other, labels: {service.kubernetes.io/service-proxy-name: x}}\nspec: {clusterIP: None}\n\
          ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: h, labels: {service.kubernetes.io/headless: '', kubernetes.io/service-name: headless}}\naddressType: IPv4\n\
          ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: names, labels: {kubernetes.io/service-name: a}}\naddressType: FQDN\n\
          ---\napiVersion: v1\nkind: Endpoints\nmetadata: {name: lock, annotations: {control-plane.alpha.kubernetes.io/leader: ''}}\n\
@@ -114,12 +118,25 @@ fn what_sockeye_does_not_read_and_what_leads_nowhere_is_named() {
          ---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.1, ports: [{port: http}]}\n",
         &expect![[r#"
             Service default/web 10.96.0.1
-            Deployment shop/web: kind: apps/v1 Deployment is ignored; Sockeye reads v1 Service, Endpoints and Node, and discovery.k8s.io/v1 EndpointSlice
-            Namespace: kind: v1 Namespace is ignored; Sockeye reads v1 Service, Endpoints and Node, and discovery.k8s.io/v1 EndpointSlice
-            EndpointSlice default/old: kind: discovery.k8s.io/v1beta1 EndpointSlice is ignored; Sockeye reads v1 Service, Endpoints and Node, and discovery.k8s.io/v1 EndpointSlice
+            Deployment shop/web: kind: apps/v1 Deployment is ignored; Sockeye reads v1 Service, Endpoints and Node, discovery.k8s.io/v1 EndpointSlice and networking.k8s.io/v1 ServiceCIDR
+            Namespace: kind: v1 Namespace is ignored; Sockeye reads v1 Service, Endpoints and Node, discovery.k8s.io/v1 EndpointSlice and networking.k8s.io/v1 ServiceCIDR
+            EndpointSlice default/old: kind: discovery.k8s.io/v1beta1 EndpointSlice is ignored; Sockeye reads v1 Service, Endpoints and Node, discovery.k8s.io/v1 EndpointSlice and networking.k8s.io/v1 ServiceCIDR
             EndpointSlice default/stray: metadata.labels: no kubernetes.io/service-name; the slice belongs to no Service and is ignored
             Service: metadata.name: no name; the object is skipped
             Service default/web: spec.ports[0].port: invalid type: string "http", expected i32; spec.ports[0] is skipped"#]],
+    );
+}
+
+#[test]
+fn networks_of_cluster_addresses_and_services_of_another_proxy_are_read() {
+    check(
+        "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\nspec: {cidrs: [10.97.0.0/16, x]}\n\
+         ---\napiVersion: v1\nkind: Service\nmetadata: {name: other, labels: {service.kubernetes.io/service-proxy-name: x}}\nspec: {clusterIP: 10.97.0.1}\n",
+        &expect![[r#"
+            Service default/other 10.97.0.1
+            ServiceCIDR more 10.97.0.0/16
+            ServiceCIDR more: spec.cidrs[1]: "x" is not a network; it is skipped
+            Service default/other: spec.ports: no port; the Service serves nothing"#]],
     );
 }
 
