@@ -1,11 +1,12 @@
 //! Session affinity: which backend a client was given last (`AFFINITY`).
 //!
-//! Scoped to the service port, not to the frontend that was used (kube-proxy's rule). The timer is refreshed by each new
-//! connection, not by traffic on an open one.
+//! Scoped to the service port, not to the frontend that was used (kube-proxy's rule), as long as the sets of the frontends
+//! allow it: a client may have one backend in the local set and another in the cluster set, and each stays. The timer is
+//! refreshed by each new connection, not by traffic on an open one.
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{address::Address, backend::BackendId};
+use crate::{address::Address, backend::BackendId, service::Set};
 
 /// Who connects.
 ///
@@ -30,19 +31,25 @@ pub struct AffinityKey {
     /// The service port's number.
     service_id: u32,
     /// What `client` holds: 1 a namespace cookie, 2 a cgroup id, 3 an address.
-    kind: u32,
+    kind: u16,
+    /// The set that the backend was chosen from: 0 of policy `Cluster`, 1 of policy `Local`.
+    set: u16,
 }
 
 impl AffinityKey {
-    /// The key of a client and a service port.
+    /// The key of a client, a service port and one of its sets.
     #[inline(always)]
-    pub const fn new(client: Client, service_id: u32) -> Self {
+    pub const fn new(client: Client, service_id: u32, set: Set) -> Self {
         let (client, kind) = match client {
             Client::Namespace(cookie) => (number(cookie), 1),
             Client::Cgroup(id) => (number(id), 2),
             Client::Address(address) => (address, 3),
         };
-        Self { client, service_id, kind }
+        let set = match set {
+            Set::Cluster => 0,
+            Set::Local => 1,
+        };
+        Self { client, service_id, kind, set }
     }
 
     /// The service port's number.
@@ -95,13 +102,14 @@ mod tests {
     #[test]
     fn kinds_of_clients_never_meet() {
         let address = Client::Address(Address::from_words([0, 0, 7, 0]));
-        let keys =
-            [Client::Namespace(7), Client::Cgroup(7), address].map(|client| AffinityKey::new(client, 1));
+        let keys = [Client::Namespace(7), Client::Cgroup(7), address]
+            .map(|client| AffinityKey::new(client, 1, Set::Cluster));
         assert_ne!(keys[0], keys[1]);
         assert_ne!(keys[0], keys[2]);
         assert_ne!(keys[1], keys[2]);
-        assert_ne!(keys[0], AffinityKey::new(Client::Namespace(7), 2));
-        assert_ne!(keys[0], AffinityKey::new(Client::Namespace(7 << 32), 1));
+        assert_ne!(keys[0], AffinityKey::new(Client::Namespace(7), 2, Set::Cluster));
+        assert_ne!(keys[0], AffinityKey::new(Client::Namespace(7 << 32), 1, Set::Cluster));
+        assert_ne!(keys[0], AffinityKey::new(Client::Namespace(7), 1, Set::Local));
     }
 
     #[test]

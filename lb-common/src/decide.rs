@@ -197,16 +197,20 @@ pub fn select<'a, T: Tables>(
     client: impl Fn() -> Client,
 ) -> Result<Selection<'a>, Reason> {
     let settings = tables.settings(found.record);
-    let range = applicable_range(tables, found, settings, outside)?;
+    let set = applicable_set(found, settings, outside);
+    let range = range_of(tables, found.record, settings, set)?;
     if settings.affinity_seconds == 0 {
         return draw(tables, found.record, range);
     }
-    let key = AffinityKey::new(client(), found.record.service_id);
-    let now = tables.seconds();
+    let (client, now) = (client(), tables.seconds());
+    let key = AffinityKey::new(client, found.record.service_id, set);
     if let Some(selection) = affine(tables, found.record, range, settings, &key, now) {
         return Ok(selection);
     }
-    let selection = draw(tables, found.record, range)?;
+    let selection = match known_elsewhere(tables, found.record, range, settings, client, set, now) {
+        Some(selection) => selection,
+        None => draw(tables, found.record, range)?,
+    };
     let value = AffinityValue { backend_id: selection.backend.id, slot: selection.slot, last_used: now };
     tables.remember_affinity(&key, &value);
     Ok(selection)
@@ -220,6 +224,24 @@ fn draw<'a, T: Tables>(tables: &'a T, record: &ServiceRecord, range: Range) -> R
     let slot = range.first.wrapping_add(offset);
     let backend = tables.backend(slot).ok_or(Reason::BrokenTables)?;
     Ok(Selection { slot, backend, service_id: record.service_id })
+}
+
+/// The client's own in the other set, where frontends of the service use different sets and the backend is in both.
+#[inline(always)]
+fn known_elsewhere<'a, T: Tables>(
+    tables: &'a T,
+    record: &ServiceRecord,
+    range: Range,
+    settings: Settings,
+    client: Client,
+    set: Set,
+    now: u32,
+) -> Option<Selection<'a>> {
+    if settings.flags & (flags::INTERNAL_LOCAL | flags::EXTERNAL_LOCAL) == 0 {
+        return None;
+    }
+    let key = AffinityKey::new(client, record.service_id, set.other());
+    affine(tables, record, range, settings, &key, now)
 }
 
 /// The client's own, as long as its time has not run out and the backend is in the set that applies.
@@ -255,7 +277,9 @@ pub fn reselect<'a, T: Tables>(
     id: BackendId,
     slot: u32,
 ) -> Option<Selection<'a>> {
-    let range = applicable_range(tables, found, tables.settings(found.record), outside).ok()?;
+    let settings = tables.settings(found.record);
+    let set = applicable_set(found, settings, outside);
+    let range = range_of(tables, found.record, settings, set).ok()?;
     let (slot, backend) = locate(tables, range, id, slot)?;
     Some(Selection { slot, backend, service_id: found.record.service_id })
 }
@@ -303,26 +327,32 @@ fn search<T: Tables>(tables: &T, range: Range, id: BackendId) -> Option<(u32, &B
     None
 }
 
-/// The range of the set that applies to this frontend and client, or the reason for having none.
+/// The set that applies to this frontend and client.
 ///
 /// Clients on the node use the cluster set of external frontends whatever the external policy: their traffic is as if
 /// it had gone out to the load balancer and come back (kube-proxy's short-circuit).
 #[inline(always)]
-fn applicable_range<T: Tables>(
-    tables: &T,
-    found: &Found<'_>,
-    settings: Settings,
-    outside: bool,
-) -> Result<Range, Reason> {
+const fn applicable_set(found: &Found<'_>, settings: Settings, outside: bool) -> Set {
     let local = if found.entry.kind == FrontendKind::ClusterIp as u8 {
         settings.flags & flags::INTERNAL_LOCAL != 0
     } else {
         outside && settings.flags & flags::EXTERNAL_LOCAL != 0
     };
-    let range = tables.range(found.record, if local { Set::Local } else { Set::Cluster });
+    if local { Set::Local } else { Set::Cluster }
+}
+
+/// The range of a set, or the reason for having none.
+#[inline(always)]
+fn range_of<T: Tables>(
+    tables: &T,
+    record: &ServiceRecord,
+    settings: Settings,
+    set: Set,
+) -> Result<Range, Reason> {
+    let range = tables.range(record, set);
     if range.count != 0 {
         Ok(range)
-    } else if local && settings.flags & flags::ANY_ENDPOINTS != 0 {
+    } else if set == Set::Local && settings.flags & flags::ANY_ENDPOINTS != 0 {
         Err(Reason::NoLocalBackends)
     } else {
         Err(Reason::NoBackends)

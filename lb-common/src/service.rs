@@ -50,6 +50,17 @@ pub enum Set {
     Local,
 }
 
+impl Set {
+    /// The other one.
+    #[inline(always)]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Cluster => Self::Local,
+            Self::Local => Self::Cluster,
+        }
+    }
+}
+
 /// Bits of [`Settings::flags`].
 pub mod flags {
     /// `internalTrafficPolicy: Local`.

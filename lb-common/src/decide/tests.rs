@@ -340,6 +340,25 @@ fn an_affine_backend_counts_only_within_the_set_that_applies() {
 }
 
 #[test]
+fn a_client_has_a_backend_in_each_set_and_one_if_the_sets_allow_it() {
+    let (mut fake, inside, outside) = (sticky(), key("10.96.0.1", 80), key("198.51.100.1", 80));
+    fake.frontends.insert(outside, FrontendEntry::new(&outside, FrontendKind::ExternalIp, 0));
+    fake.services[0].settings.flags = flags::INTERNAL_LOCAL;
+    // No backend is in both sets: in turns, the client keeps the one of each.
+    for random in [0, u32::MAX, 0] {
+        fake.random.set(random);
+        assert_eq!(fake.choose(&inside, Source::Pod), Ok(100));
+        assert_eq!(fake.choose(&outside, Source::Pod), Ok(0));
+    }
+    // The local set lies in the cluster set: what the client has there serves both frontends.
+    let settings = fake.services[0].settings;
+    fake.services[0] =
+        ServiceRecord::new(2, settings, Range { first: 5, count: 10 }, Range { first: 12, count: 1 });
+    assert_eq!(fake.choose(&inside, Source::Pod), Ok(14));
+    assert_eq!(fake.choose(&outside, Source::Pod), Ok(14));
+}
+
+#[test]
 fn affinity_switched_off_spreads_again() {
     let (mut fake, frontend) = (sticky(), key("10.96.0.1", 80));
     assert_eq!(fake.choose(&frontend, Source::Pod), Ok(0));
