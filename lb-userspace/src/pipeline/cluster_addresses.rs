@@ -20,15 +20,16 @@ impl Pipeline {
         }
         let present = self.actual.foreign();
         let coming: Vec<_> = self.foreign.addresses().filter(|address| !present.contains(address)).collect();
-        let mut failed = None;
         for address in coming {
-            if self.has_room_for_foreign()
-                && let Err(error) = writer.write(&Write::PutForeign { address }, &mut self.actual)
-            {
-                failed = Some(error);
+            if !self.has_room_for_foreign() {
+                break;
+            }
+            // The next ones wait too: which of them fit must not depend on what failed.
+            if let Err(error) = writer.write(&Write::PutForeign { address }, &mut self.actual) {
+                return Some(error);
             }
         }
-        failed
+        None
     }
 
     /// Whether a frontend must stay until another proxy's address is in force in its place.
@@ -48,14 +49,18 @@ impl Pipeline {
         }
         // Deleted frontends may have made room.
         let mut failed = self.put_foreign(writer);
-        let lacking = self.lacking_foreign();
         if self.queue.len() == 0 {
             failed = self.delete_foreign(writer).or(failed);
-            self.write_service_cidrs(lacking, writer);
+            // So may deleted addresses.
+            failed = self.put_foreign(writer).or(failed);
+            self.write_service_cidrs(self.lacking_foreign(), writer);
         }
+        let lacking = self.lacking_foreign();
         self.foreign_dirty = failed.is_some();
         self.foreign_touched = failed.is_some() || lacking != 0 || self.queue.len() != 0;
         self.problems.set_foreign(if failed.is_some() { 0 } else { lacking }, failed.as_ref());
+        // A Service may have waited for the room that an address left.
+        self.unblock();
     }
 
     fn delete_foreign(&mut self, writer: &mut Writer<'_>) -> Option<StoreError> {
