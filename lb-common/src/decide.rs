@@ -4,6 +4,8 @@
 //! `sockeye explain` on plain collections. Bodies are inlined into each program: a BPF call would spill the
 //! references that the verifier follows.
 
+use core::ops::DerefMut;
+
 use crate::{
     address::{Address, SocketAddress},
     affinity::{AffinityKey, AffinityValue, Client},
@@ -18,6 +20,11 @@ use crate::{
 
 /// The look-ups of a decision.
 pub trait Tables {
+    /// What a client was given last, where it stands: what is written to it is kept.
+    type Affinity<'a>: DerefMut<Target = AffinityValue>
+    where
+        Self: 'a;
+
     /// The frontend stored under `key`, in one load. The tag may be that of another key: the caller checks it.
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry>;
     /// What is known of an address of the node.
@@ -30,12 +37,8 @@ pub trait Tables {
     fn service_cidrs(&self) -> Option<&ServiceCidrs>;
     /// Whether a client is in one of a record's source ranges.
     fn is_admitted(&self, key: &SourceKey) -> bool;
-    /// Lets `visit` read which backend a client was given last, and refresh it where it stands; none: never any.
-    fn visit_affinity<R>(
-        &self,
-        key: &AffinityKey,
-        visit: impl FnOnce(&mut AffinityValue) -> Option<R>,
-    ) -> Option<R>;
+    /// Which backend a client was given last.
+    fn affinity(&self, key: &AffinityKey) -> Option<Self::Affinity<'_>>;
     /// Remembers which backend a client was given. Where it cannot, the next connection chooses anew.
     fn remember_affinity(&self, key: &AffinityKey, value: &AffinityValue);
     /// A number that is spread evenly over all 2³² values.
@@ -203,16 +206,21 @@ pub fn select<'a, T: Tables>(
         return draw(tables, found.record, range);
     }
     let (client, now) = (client(), tables.seconds());
-    let key = AffinityKey::new(client, found.record.service_id, set);
-    if let Some(selection) = affine(tables, found.record, range, settings, &key, now) {
-        return Ok(selection);
+    let key = |set| AffinityKey::new(client, found.record.service_id, set);
+    let known = current(tables, settings, &key(set), now).or_else(|| {
+        // Frontends of one service port may use different sets: a backend that is in both serves both.
+        let local = settings.flags & (flags::INTERNAL_LOCAL | flags::EXTERNAL_LOCAL) != 0;
+        if local { current(tables, settings, &key(set.other()), now) } else { None }
+    });
+    if let Some(mut known) = known
+        && let Some((slot, backend)) = locate(tables, range, known.backend_id, known.slot)
+    {
+        known.refresh(slot, now);
+        return Ok(Selection { slot, backend, service_id: found.record.service_id });
     }
-    let selection = match known_elsewhere(tables, found.record, range, settings, client, set, now) {
-        Some(selection) => selection,
-        None => draw(tables, found.record, range)?,
-    };
+    let selection = draw(tables, found.record, range)?;
     let value = AffinityValue { backend_id: selection.backend.id, slot: selection.slot, last_used: now };
-    tables.remember_affinity(&key, &value);
+    tables.remember_affinity(&key(set), &value);
     Ok(selection)
 }
 
@@ -226,44 +234,25 @@ fn draw<'a, T: Tables>(tables: &'a T, record: &ServiceRecord, range: Range) -> R
     Ok(Selection { slot, backend, service_id: record.service_id })
 }
 
-/// The client's own in the other set, where frontends of the service use different sets and the backend is in both.
-#[inline(always)]
-fn known_elsewhere<'a, T: Tables>(
-    tables: &'a T,
-    record: &ServiceRecord,
-    range: Range,
-    settings: Settings,
-    client: Client,
-    set: Set,
-    now: u32,
-) -> Option<Selection<'a>> {
-    if settings.flags & (flags::INTERNAL_LOCAL | flags::EXTERNAL_LOCAL) == 0 {
-        return None;
-    }
-    let key = AffinityKey::new(client, record.service_id, set.other());
-    affine(tables, record, range, settings, &key, now)
-}
-
-/// The client's own, as long as its time has not run out and the backend is in the set that applies.
+/// What the client was given last, as long as its time has not run out.
 ///
-/// What is remembered is refreshed in place: replacing an element of a hash map costs more than all the rest of a decision.
+/// It is refreshed in place: replacing an element of a hash map costs more than all the rest of a decision.
 #[inline(always)]
-fn affine<'a, T: Tables>(
+fn current<'a, T: Tables>(
     tables: &'a T,
-    record: &ServiceRecord,
-    range: Range,
     settings: Settings,
     key: &AffinityKey,
     now: u32,
-) -> Option<Selection<'a>> {
-    tables.visit_affinity(key, |value| {
-        if !value.is_current(now, settings.affinity_seconds) {
-            return None;
-        }
-        let (slot, backend) = locate(tables, range, value.backend_id, value.slot)?;
-        value.refresh(slot, now);
-        Some(Selection { slot, backend, service_id: record.service_id })
-    })
+) -> Option<T::Affinity<'a>> {
+    tables.affinity(key).filter(|known| known.is_current(now, settings.affinity_seconds))
+}
+
+/// Another backend of the set that applies, at random, whatever the client had before.
+#[inline(always)]
+pub fn select_another<'a, T: Tables>(tables: &'a T, found: &Found<'a>) -> Result<Selection<'a>, Reason> {
+    let settings = tables.settings(found.record);
+    let range = range_of(tables, found.record, settings, applicable_set(found, settings, false))?;
+    draw(tables, found.record, range)
 }
 
 /// The backend that was chosen before, if it is still in the set that applies.

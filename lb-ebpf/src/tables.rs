@@ -85,6 +85,8 @@ static GRACE: ArrayOfMaps<Array<u32, 1>, 1> = ArrayOfMaps::new();
 pub(crate) struct Maps;
 
 impl Tables for Maps {
+    type Affinity<'a> = &'static mut AffinityValue;
+
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
         let entry = FRONTENDS.get_ptr(key)?;
@@ -121,16 +123,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn visit_affinity<R>(
-        &self,
-        key: &AffinityKey,
-        visit: impl FnOnce(&mut AffinityValue) -> Option<R>,
-    ) -> Option<R> {
+    fn affinity(&self, key: &AffinityKey) -> Option<&'static mut AffinityValue> {
         let value = AFFINITY.get_ptr_mut(key)?;
         // SAFETY: the kernel returned a pointer to an element of this size; it stays mapped while the program runs. An
         // entry that is reused meanwhile names a backend that is then looked for in the set that applies; its new
         // owner's time may be prolonged by this.
-        visit(unsafe { &mut *value })
+        Some(unsafe { &mut *value })
     }
 
     #[inline(always)]

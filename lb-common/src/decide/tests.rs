@@ -3,7 +3,7 @@
 extern crate std;
 
 use core::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     net::IpAddr,
 };
 use std::{collections::BTreeMap, vec, vec::Vec};
@@ -32,6 +32,8 @@ struct Fake {
 }
 
 impl Tables for Fake {
+    type Affinity<'a> = RefMut<'a, AffinityValue>;
+
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
         let mut entry = *self.frontends.get(key)?;
         if self.foreign.get() > 0 {
@@ -57,12 +59,8 @@ impl Tables for Fake {
         let is_in = |prefix: &Prefix| Prefix::new(key.address, prefix.bits()) == *prefix;
         self.source_ranges.iter().any(|(record, prefix)| *record == key.record && is_in(prefix))
     }
-    fn visit_affinity<R>(
-        &self,
-        key: &AffinityKey,
-        visit: impl FnOnce(&mut AffinityValue) -> Option<R>,
-    ) -> Option<R> {
-        self.affinity.borrow_mut().get_mut(key).and_then(visit)
+    fn affinity(&self, key: &AffinityKey) -> Option<RefMut<'_, AffinityValue>> {
+        RefMut::filter_map(self.affinity.borrow_mut(), |affinity| affinity.get_mut(key)).ok()
     }
     fn remember_affinity(&self, key: &AffinityKey, value: &AffinityValue) {
         self.affinity.borrow_mut().insert(*key, *value);

@@ -87,7 +87,7 @@ fn select_apart<'a>(
         if !serves_another(ctx, frontend, &selection.backend.socket_address()) {
             break;
         }
-        selection = decide::select(&Maps, found, false, || client(ctx))?;
+        selection = decide::select_another(&Maps, found)?;
     }
     Ok(selection)
 }

@@ -1,7 +1,7 @@
 //! The decision on tables that were read back, asked from every side.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
@@ -61,6 +61,11 @@ struct Kernel<'a> {
 }
 
 impl decide::Tables for Kernel<'_> {
+    type Affinity<'b>
+        = RefMut<'b, AffinityValue>
+    where
+        Self: 'b;
+
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
         if *key == FrontendKey::other_proxy(key.address()) {
             let foreign = self.tables.foreign.contains(&key.address());
@@ -90,12 +95,8 @@ impl decide::Tables for Kernel<'_> {
         self.tables.source_ranges.get(&key.record).is_some_and(|ranges| ranges.iter().any(is_in))
     }
 
-    fn visit_affinity<R>(
-        &self,
-        key: &AffinityKey,
-        visit: impl FnOnce(&mut AffinityValue) -> Option<R>,
-    ) -> Option<R> {
-        visit(self.affinity.borrow_mut().get_mut(key)?)
+    fn affinity(&self, key: &AffinityKey) -> Option<RefMut<'_, AffinityValue>> {
+        RefMut::filter_map(self.affinity.borrow_mut(), |affinity| affinity.get_mut(key)).ok()
     }
 
     fn remember_affinity(&self, key: &AffinityKey, value: &AffinityValue) {
