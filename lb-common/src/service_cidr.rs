@@ -31,11 +31,7 @@ impl ServiceCidr {
     #[inline(always)]
     const fn contains(&self, address: &Address) -> bool {
         let (n, m, a) = (self.network.words(), self.mask.words(), address.words());
-        (m[0] != 0)
-            & (a[0] & m[0] == n[0])
-            & (a[1] & m[1] == n[1])
-            & (a[2] & m[2] == n[2])
-            & (a[3] & m[3] == n[3])
+        m[0] != 0 && a[0] & m[0] == n[0] && a[1] & m[1] == n[1] && a[2] & m[2] == n[2] && a[3] & m[3] == n[3]
     }
 }
 

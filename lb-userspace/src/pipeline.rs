@@ -25,14 +25,16 @@ use lb_common::{
     frontend::{FrontendKey, FrontendKind},
 };
 
-use self::{health_checks::HealthCheckNews, problems::Problems, serving::Serving};
+use self::{
+    cluster_addresses::ClusterAddresses, health_checks::HealthCheckNews, problems::Problems, serving::Serving,
+};
 pub use self::{
     node_ports::{NodePort, NodePorts},
     view::{BackendView, FrontendView, PortView, Reclaimed, ServiceView, Summary, SyncReport, Usage},
 };
 pub use crate::resolve::node_addresses::{NodePortAddresses, NodePortAddressesError};
 use crate::{
-    desired::{Desired, Effects, foreign::Foreign},
+    desired::{Desired, Effects},
     model::{Change, Problem},
     plan::{NoRoom, actual::Actual},
     resolve::{self, Context},
@@ -65,13 +67,7 @@ pub struct Pipeline {
     /// Frontends to delete, unless somebody claims them meanwhile.
     given_up: BTreeSet<FrontendKey>,
     node_addresses_touched: bool,
-    /// The cluster addresses that another proxy serves.
-    foreign: Foreign,
-    /// Their addresses, or what is in force of them, may differ.
-    foreign_touched: bool,
-    /// Writing them failed.
-    foreign_dirty: bool,
-    service_cidrs_touched: bool,
+    cluster_addresses: ClusterAddresses,
     /// After a restart, until the first complete sync: records wait for their service ports.
     adopting: bool,
     serving: Serving,
@@ -97,10 +93,7 @@ impl Pipeline {
             blocked: BTreeMap::new(),
             given_up: BTreeSet::new(),
             node_addresses_touched: false,
-            foreign: Foreign::default(),
-            foreign_touched: true,
-            foreign_dirty: false,
-            service_cidrs_touched: false,
+            cluster_addresses: ClusterAddresses::default(),
             adopting: false,
             serving: Serving::default(),
             problems: Problems::default(),
@@ -189,7 +182,7 @@ impl Pipeline {
     fn decide(&mut self) {
         let touched = self.state.take_touched();
         self.node_addresses_touched |= touched.addresses;
-        self.service_cidrs_touched |= touched.service_cidrs;
+        self.cluster_addresses.touch_networks(touched.service_cidrs);
         if touched.addresses {
             self.decide_health_check_addresses();
         }
@@ -221,7 +214,7 @@ impl Pipeline {
         let created = service.and_then(|service| service.created);
         self.desired.set_service(index, &entry.name, created, specs, effects);
         let foreign = service.map(resolve::frontends::foreign_addresses).unwrap_or_default();
-        self.foreign_touched |= self.foreign.set_service(index, foreign);
+        self.cluster_addresses.set_service(index, &foreign);
         self.problems.set_frontends(index, problems);
     }
 
@@ -283,8 +276,8 @@ impl Pipeline {
 
     /// How much waits for another try.
     fn dirty(&self) -> usize {
-        let others = [self.node_addresses_touched, self.foreign_dirty, self.service_cidrs_touched];
-        self.queue.len() + self.given_up.len() + others.into_iter().filter(|dirty| *dirty).count()
+        let others = usize::from(self.node_addresses_touched) + self.cluster_addresses.dirty();
+        self.queue.len() + self.given_up.len() + others
     }
 }
 

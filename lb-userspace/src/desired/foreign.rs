@@ -15,7 +15,7 @@ pub struct Foreign {
 
 impl Foreign {
     /// Sets the addresses of a Service; none: it is gone, or ours. Returns whether any address came or went.
-    pub fn set_service(&mut self, service: ServiceIndex, addresses: BTreeSet<Address>) -> bool {
+    pub fn set_service(&mut self, service: ServiceIndex, addresses: &BTreeSet<Address>) -> bool {
         let before = if addresses.is_empty() {
             self.by_service.remove(&service)
         } else {
@@ -25,7 +25,7 @@ impl Foreign {
         for address in addresses.difference(&before) {
             *self.services.entry(*address).or_default() += 1;
         }
-        for address in before.difference(&addresses) {
+        for address in before.difference(addresses) {
             if let Some(count) = self.services.get_mut(address) {
                 *count -= 1;
                 if *count == 0 {
@@ -33,7 +33,7 @@ impl Foreign {
                 }
             }
         }
-        before != addresses
+        before != *addresses
     }
 
     /// Whether a Service of another proxy has the address.
@@ -56,13 +56,13 @@ mod tests {
         let address = |last| Address::from_v4_bytes([10, 96, 0, last]);
         let set = |hosts: &[u8]| hosts.iter().map(|host| address(*host)).collect::<BTreeSet<_>>();
         let mut foreign = Foreign::default();
-        assert!(!foreign.set_service(3, BTreeSet::new()));
-        assert!(foreign.set_service(1, set(&[1, 2])));
-        assert!(!foreign.set_service(1, set(&[1, 2])));
-        assert!(foreign.set_service(2, set(&[2, 3])));
-        assert!(foreign.set_service(1, set(&[4])));
+        assert!(!foreign.set_service(3, &BTreeSet::new()));
+        assert!(foreign.set_service(1, &set(&[1, 2])));
+        assert!(!foreign.set_service(1, &set(&[1, 2])));
+        assert!(foreign.set_service(2, &set(&[2, 3])));
+        assert!(foreign.set_service(1, &set(&[4])));
         assert_eq!(foreign.addresses().collect::<Vec<_>>(), [2, 3, 4].map(address));
-        assert!(foreign.set_service(2, BTreeSet::new()));
+        assert!(foreign.set_service(2, &BTreeSet::new()));
         assert!(foreign.contains(&address(4)) && !foreign.contains(&address(2)));
     }
 }

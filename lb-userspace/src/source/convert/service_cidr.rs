@@ -1,4 +1,4 @@
-//! ServiceCIDR.
+//! `ServiceCIDR`.
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1;
