@@ -19,7 +19,7 @@ pub(crate) fn mirrored_endpoints_are_followed(case: &mut Case<'_>) -> Result<()>
     case.kubectl.delete(&["endpoints", "database"])?;
     case.world.refused(Kind::Tcp, database)?;
     case.kubectl.delete(&["service", "database"])?;
-    case.world.not_a_service(Kind::Tcp, database)
+    case.world.no_such_service(Kind::Tcp, database)
 }
 
 /// Whoever labels them so wants no proxy to serve them.

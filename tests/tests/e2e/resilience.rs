@@ -154,6 +154,6 @@ fn change(case: &Case<'_>) -> Result<()> {
 
 fn changed(case: &Case<'_>, before: &Before) -> Result<()> {
     case.world.both_reach(Kind::Tcp, before.changing.0, &case.ready_pods("changing", 3)?)?;
-    case.world.not_a_service(Kind::Tcp, before.leaving.0)?;
+    case.world.no_such_service(Kind::Tcp, before.leaving.0)?;
     case.world.both_reach(Kind::Tcp, case.service("coming")?.at(80)?, &case.ready_pods("coming", 1)?)
 }

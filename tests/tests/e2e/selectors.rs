@@ -136,7 +136,7 @@ pub(crate) fn one_number_serves_two_protocols(case: &mut Case<'_>) -> Result<()>
     case.world.both_reach(Kind::Tcp, dns, &resolver)?;
     case.world.both_reach(Kind::Udp, dns, &resolver)?;
     case.kubectl.patch(&["service", "dns"], &json!({ "spec": { "ports": [udp] } }))?;
-    case.world.not_a_service(Kind::Tcp, dns)?;
+    case.world.no_such_service(Kind::Tcp, dns)?;
     case.world.both_reach(Kind::Udp, dns, &resolver)
 }
 

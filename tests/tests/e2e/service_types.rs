@@ -81,7 +81,7 @@ pub(crate) fn types_change_and_change_back(case: &mut Case<'_>) -> Result<()> {
 
     let alias = json!({ "type": "ExternalName", "externalName": "example.org", "clusterIP": null, "clusterIPs": null });
     case.kubectl.patch(&web, &json!({ "spec": alias }))?;
-    case.world.not_a_service(Kind::Tcp, first)?;
+    case.world.no_such_service(Kind::Tcp, first)?;
     // Nothing listens at the node's own port.
     case.world.refused(Kind::Tcp, node_port)?;
 
@@ -110,7 +110,7 @@ pub(crate) fn a_deleted_service_is_gone_and_may_come_back(case: &mut Case<'_>) -
     let web = case.service("web")?.at(80)?;
     case.world.both_reach(Kind::Tcp, web, &names(&["a"]))?;
     case.kubectl.delete(&["service", "web"])?;
-    case.world.not_a_service(Kind::Tcp, web)?;
+    case.world.no_such_service(Kind::Tcp, web)?;
     // The same name and address, other Pods.
     case.apply(&[service(
         "web",
@@ -159,8 +159,8 @@ pub(crate) fn ports_come_and_go_and_share_a_number(case: &mut Case<'_>) -> Resul
     case.world.both_reach(Kind::Tcp, at_first, &a)?;
     case.kubectl.patch(&web, &json!({ "spec": { "ports": [second] } }))?;
     case.world.both_reach(Kind::Tcp, at_second, &a)?;
-    case.world.not_a_service(Kind::Tcp, at_first)?;
-    case.world.not_a_service(Kind::Udp, at_first)?;
+    case.world.no_such_service(Kind::Tcp, at_first)?;
+    case.world.no_such_service(Kind::Udp, at_first)?;
 
     let with_number = |mut port: serde_json::Value| {
         port["nodePort"] = json!(31234);

@@ -139,7 +139,13 @@ impl World {
         self.fails(kind, to, "ECONNREFUSED")
     }
 
-    /// Waits until connections of both clients find no way: the address is no Service's.
+    /// Waits until connections of both clients are refused at once: a cluster address, or a port of one, that no Service
+    /// has.
+    pub(crate) fn no_such_service(&self, kind: Kind, to: SocketAddr) -> Result<()> {
+        self.refused(kind, to)
+    }
+
+    /// Waits until connections of both clients find no way: the address is no Service's, nor in their networks.
     pub(crate) fn not_a_service(&self, kind: Kind, to: SocketAddr) -> Result<()> {
         self.fails(kind, to, "ENETUNREACH")
     }
