@@ -5,11 +5,12 @@
 //! references that the verifier follows.
 
 use crate::{
-    address::{Address, SocketAddress},
+    address::{Address, Port, SocketAddress},
     affinity::{AffinityKey, AffinityValue, Client},
     backend::{Backend, BackendId},
     config::{NodeAddress, node_address},
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
+    maglev,
     outcome::Reason,
     service::{Range, ServiceRecord, Set, Settings, flags},
     source::SourceKey,
@@ -25,6 +26,8 @@ pub trait Tables {
     fn service(&self, index: u32) -> Option<&ServiceRecord>;
     /// A slot; it does not change while a program that loaded a range with it runs.
     fn backend(&self, slot: u32) -> Option<&Backend>;
+    /// The slot that a position of a Maglev table leads to.
+    fn maglev(&self, position: u32) -> Option<u32>;
     /// Whether a client is in one of a record's source ranges.
     fn is_admitted(&self, key: &SourceKey) -> bool;
     /// Lets `visit` read which backend a client was given last, and refresh it where it stands; none: never any.
@@ -47,6 +50,14 @@ pub trait Tables {
             Set::Cluster => &raw const record.cluster,
             Set::Local => &raw const record.local,
         };
+        // SAFETY: derived from a reference to a record, aligned to eight bytes; volatile, so that it is one load.
+        Range::from_bits(unsafe { word.cast::<u64>().read_volatile() })
+    }
+
+    /// Loads the range of the Maglev table, once.
+    #[inline(always)]
+    fn maglev_table(&self, record: &ServiceRecord) -> Range {
+        let word: *const Range = &raw const record.maglev;
         // SAFETY: derived from a reference to a record, aligned to eight bytes; volatile, so that it is one load.
         Range::from_bits(unsafe { word.cast::<u64>().read_volatile() })
     }
@@ -170,9 +181,20 @@ pub fn admit<T: Tables>(
     }
 }
 
-/// Chooses a backend from the set that applies: the client's own with session affinity, else one at random.
+/// Chooses a backend for a packet from outside. A Maglev table is asked by the client's address and port.
+#[inline(always)]
+pub fn select_outside<'a, T: Tables>(
+    tables: &'a T,
+    found: &Found<'a>,
+    source: &SocketAddress,
+) -> Result<Selection<'a>, Reason> {
+    let client = || Client::Address(source.address);
+    choose(tables, found, true, client, source.port)
+}
+
+/// Chooses a backend from the set that applies: the client's own with session affinity, else by the service's algorithm.
 ///
-/// `client` is asked for only if the service has session affinity.
+/// `client` is asked for only if the service has session affinity or a Maglev table.
 #[inline(always)]
 pub fn select<'a, T: Tables>(
     tables: &'a T,
@@ -180,20 +202,61 @@ pub fn select<'a, T: Tables>(
     outside: bool,
     client: impl Fn() -> Client,
 ) -> Result<Selection<'a>, Reason> {
+    // At connect() a socket mostly has no port yet.
+    choose(tables, found, outside, client, Port::new(0))
+}
+
+#[inline(always)]
+fn choose<'a, T: Tables>(
+    tables: &'a T,
+    found: &Found<'a>,
+    outside: bool,
+    client: impl Fn() -> Client,
+    port: Port,
+) -> Result<Selection<'a>, Reason> {
     let settings = tables.settings(found.record);
     let range = applicable_range(tables, found, settings, outside)?;
-    if settings.affinity_seconds == 0 {
-        return draw(tables, found.record, range);
-    }
-    let key = AffinityKey::new(client(), found.record.service_id);
-    let now = tables.seconds();
-    if let Some(selection) = affine(tables, found.record, range, settings, &key, now) {
+    let affinity = (settings.affinity_seconds != 0)
+        .then(|| (AffinityKey::new(client(), found.record.service_id), tables.seconds()));
+    if let Some((key, now)) = &affinity
+        && let Some(selection) = affine(tables, found.record, range, settings, key, *now)
+    {
         return Ok(selection);
     }
-    let selection = draw(tables, found.record, range)?;
-    let value = AffinityValue { backend_id: selection.backend.id, slot: selection.slot, last_used: now };
-    tables.remember_affinity(&key, &value);
+    let by_table = if outside { flags::MAGLEV_OUTSIDE } else { flags::MAGLEV_SOCKETS };
+    let consistent = if settings.flags & by_table != 0 {
+        consistent(tables, found.record, range, maglev::hash(client(), port))
+    } else {
+        None
+    };
+    let selection = match consistent {
+        Some(selection) => selection,
+        None => draw(tables, found.record, range)?,
+    };
+    if let Some((key, now)) = affinity {
+        let value = AffinityValue { backend_id: selection.backend.id, slot: selection.slot, last_used: now };
+        tables.remember_affinity(&key, &value);
+    }
     Ok(selection)
+}
+
+/// The one that the Maglev table gives, if it is of the set that was loaded: a table is stored after its set, and the local
+/// set has none.
+#[inline(always)]
+fn consistent<'a, T: Tables>(
+    tables: &'a T,
+    record: &ServiceRecord,
+    range: Range,
+    hash: u32,
+) -> Option<Selection<'a>> {
+    let table = tables.maglev_table(record);
+    let offset = ((u64::from(hash) * u64::from(table.count)) >> 32) as u32;
+    let slot = tables.maglev(table.first.wrapping_add(offset))?;
+    if !range.contains(slot) {
+        return None;
+    }
+    let backend = tables.backend(slot)?;
+    Some(Selection { slot, backend, service_id: record.service_id })
 }
 
 /// One at random.

@@ -60,6 +60,10 @@ pub mod flags {
     pub const ANY_ENDPOINTS: u32 = 1 << 2;
     /// At load balancers' addresses only clients of the record's ranges in `SOURCE_RANGES` are admitted.
     pub const SOURCE_RANGES: u32 = 1 << 3;
+    /// Packets from outside choose by the Maglev table.
+    pub const MAGLEV_OUTSIDE: u32 = 1 << 4;
+    /// Sockets of this node choose by the Maglev table.
+    pub const MAGLEV_SOCKETS: u32 = 1 << 5;
 }
 
 /// The policies of a service port; one aligned word, stored at once.
@@ -89,7 +93,8 @@ pub struct ServiceRecord {
     pub cluster: Range,
     /// The set for policy `Local`.
     pub local: Range,
-    /// The Maglev table: positions in `MAGLEV`.
+    /// The Maglev table of the set for policy `Cluster`: positions in `MAGLEV`. It is stored apart from the set, so a
+    /// position counts only if it leads to a slot of the set that was loaded.
     pub maglev: Range,
     /// The policies.
     pub settings: Settings,
@@ -102,6 +107,11 @@ impl ServiceRecord {
     /// A record with its sets and settings.
     pub const fn new(service_id: u32, settings: Settings, cluster: Range, local: Range) -> Self {
         Self { cluster, local, maglev: Range::EMPTY, settings, service_id, reserved: [0; 7] }
+    }
+
+    /// The same with a Maglev table.
+    pub const fn with_maglev(self, maglev: Range) -> Self {
+        Self { maglev, ..self }
     }
 
     /// The range of one set.
@@ -122,6 +132,7 @@ mod tests {
         assert_eq!(size_of::<ServiceRecord>(), 64);
         assert_eq!(core::mem::offset_of!(ServiceRecord, cluster), 0);
         assert_eq!(core::mem::offset_of!(ServiceRecord, local), 8);
+        assert_eq!(core::mem::offset_of!(ServiceRecord, maglev), 16);
         assert_eq!(core::mem::offset_of!(ServiceRecord, settings), 24);
         let range = Range { first: 7, count: 9 };
         assert_eq!(Range::from_bits(bytemuck::cast(range)), range);

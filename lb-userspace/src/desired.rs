@@ -3,6 +3,7 @@
 
 pub mod claims;
 pub mod ids;
+pub mod maglev;
 pub mod records;
 pub mod slots;
 

@@ -29,6 +29,7 @@ pub use self::{
     node_ports::{NodePort, NodePorts},
     view::{BackendView, FrontendView, PortView, Reclaimed, ServiceView, Summary, SyncReport, Usage},
 };
+pub use crate::resolve::DefaultAlgorithm;
 pub use crate::resolve::node_addresses::{NodePortAddresses, NodePortAddressesError};
 use crate::{
     desired::{Desired, Effects},
@@ -48,6 +49,8 @@ pub struct PipelineSettings {
     pub node_port_addresses: NodePortAddresses,
     /// Whether `spec.externalIPs` are served (kube-proxy's default: yes).
     pub external_ips: bool,
+    /// How backends are chosen where a Service does not say it.
+    pub algorithm: DefaultAlgorithm,
 }
 
 /// From changes of objects to writes of tables.
@@ -80,6 +83,7 @@ impl Pipeline {
                 node_name: node_name.clone(),
                 zone: None,
                 external_ips: settings.external_ips,
+                algorithm: settings.algorithm,
             },
             settings,
             state: State::new(node_name),
@@ -341,6 +345,8 @@ fn concerns_node_ports(write: &Write) -> bool {
         Write::DeleteFrontend { key } => *key == key.node_port(),
         Write::PutNodeAddress { .. } | Write::DeleteNodeAddress { .. } => true,
         Write::Slots { .. }
+        | Write::MaglevTable { .. }
+        | Write::MaglevRange { .. }
         | Write::Record { .. }
         | Write::Range { .. }
         | Write::Settings { .. }
@@ -359,6 +365,12 @@ fn no_room_text(no_room: NoRoom, actual: &Actual) -> String {
             maps::BACKENDS,
             actual.slots().free() + actual.slots().retired(),
             capacity.backends
+        ),
+        NoRoom::Positions(count) => format!(
+            "map {} has no {count} free positions in a row for a Maglev table ({} of {} are free)",
+            maps::MAGLEV,
+            actual.positions().free() + actual.positions().retired(),
+            capacity.maglev
         ),
         NoRoom::Record => format!("map {} is full (capacity {})", maps::SERVICES, capacity.services),
         NoRoom::Frontends(count) => format!(

@@ -153,7 +153,7 @@ impl<'a> PortWriter<'a> {
         let slices = self.entry.endpoint_slices();
         let endpoints = resolve::endpoints::resolve(spec, slices, self.context, self.problems);
         let source_ranges = resolve::source_ranges(service, spec.family);
-        let settings = resolve::settings(service, &source_ranges, &endpoints);
+        let settings = resolve::settings(service, spec, self.context, &source_ranges, &endpoints);
         Wanted { settings, source_ranges, endpoints, frontends }
     }
 
@@ -213,7 +213,7 @@ impl<'a> PortWriter<'a> {
     /// Writes as far as it goes; what has been written is in force, what has not is given back.
     fn carry_out(&mut self, plan: &Plan, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let result = plan.writes.iter().try_for_each(|write| writer.write(write, self.actual));
-        self.actual.settle(plan.record, &plan.reserved);
+        self.actual.settle(plan.record, &plan.reserved, plan.reserved_table);
         let port = self.desired.port_mut(self.port);
         if port.record != Some(plan.record)
             && self.actual.record(plan.record).is_some()

@@ -28,6 +28,9 @@ pub struct CheckedStore<S> {
     source_ranges: BTreeMap<u32, BTreeSet<SourcePrefix>>,
     seen_records: BTreeSet<u32>,
     seen_slots: BTreeSet<u32>,
+    /// What positions of `MAGLEV` lead to, as far as was written here.
+    positions: BTreeMap<u32, u32>,
+    seen_positions: BTreeSet<u32>,
     violations: Vec<String>,
 }
 
@@ -39,6 +42,10 @@ impl<S: Store> CheckedStore<S> {
             inner,
             seen_records: tables.services.keys().copied().collect(),
             seen_slots: tables.backends.keys().copied().collect(),
+            positions: (tables.maglev.iter())
+                .flat_map(|(first, slots)| (*first..).zip(slots.iter().copied()))
+                .collect(),
+            seen_positions: BTreeSet::new(),
             frontends: tables.frontends,
             records: tables.services,
             source_ranges: tables.source_ranges,
@@ -62,6 +69,8 @@ impl<S: Store> CheckedStore<S> {
     fn check(&mut self, write: &Write) {
         match write {
             Write::Slots { first, backends } => self.check_slots(*first, backends),
+            Write::MaglevTable { first, slots } => self.check_positions(*first, slots),
+            Write::MaglevRange { index, range } => self.check_maglev(*index, *range),
             Write::Record { index, record } => self.check_record(*index, record),
             Write::Range { index, set, range } => self.check_range(*index, *set, *range),
             Write::Settings { index, settings } => match self.records.get_mut(index) {
@@ -106,6 +115,7 @@ impl<S: Store> CheckedStore<S> {
             self.records.insert(index, *record);
             self.check_set(index, record.cluster);
             self.check_set(index, record.local);
+            self.check_maglev(index, record.maglev);
         }
     }
 
@@ -134,6 +144,33 @@ impl<S: Store> CheckedStore<S> {
             self.violation(format!("record {index}: {range:?} is another record's"));
         }
         self.seen_slots.extend(range.slots());
+    }
+
+    fn check_positions(&mut self, first: u32, slots: &[u32]) {
+        for (position, slot) in (first..).zip(slots) {
+            if self.seen_positions.contains(&position) {
+                self.violation(format!("position {position} filled while programs may read it"));
+            }
+            self.positions.insert(position, *slot);
+        }
+    }
+
+    fn check_maglev(&mut self, index: u32, table: Range) {
+        let Some(record) = self.records.get_mut(&index) else {
+            return self.violation(format!("Maglev table of free record {index}"));
+        };
+        record.maglev = table;
+        let cluster = record.cluster;
+        let leads_out = |position| !self.positions.get(&position).is_some_and(|slot| cluster.contains(*slot));
+        if table.slots().any(leads_out) {
+            self.violation(format!("record {index}: the table {table:?} leads out of {cluster:?}"));
+        }
+        let others = self.records.iter().filter(|(other, _)| **other != index && self.is_led_to(**other));
+        if others.into_iter().any(|(_, other)| table.slots().any(|position| other.maglev.contains(position)))
+        {
+            self.violation(format!("record {index}: {table:?} is another record's"));
+        }
+        self.seen_positions.extend(table.slots());
     }
 
     fn check_frontend(&mut self, key: &FrontendKey, entry: FrontendEntry) {
@@ -165,6 +202,7 @@ impl<S: Store> CheckedStore<S> {
     fn forget_unseen(&mut self) {
         self.seen_records = self.frontends.values().map(|entry| entry.record).collect();
         let records = self.seen_records.iter().filter_map(|index| self.records.get(index));
+        self.seen_positions = records.clone().flat_map(|record| record.maglev.slots()).collect();
         self.seen_slots =
             records.flat_map(|record| [record.cluster, record.local]).flat_map(Range::slots).collect();
     }
@@ -203,8 +241,14 @@ mod tests {
     use crate::store::fake::FakeStore;
 
     fn store() -> CheckedStore<FakeStore> {
-        let capacity =
-            Capacity { frontends: 8, services: 8, backends: 8, source_ranges: 8, node_addresses: 8 };
+        let capacity = Capacity {
+            frontends: 8,
+            services: 8,
+            backends: 8,
+            source_ranges: 8,
+            maglev: 1 << 17,
+            node_addresses: 8,
+        };
         CheckedStore::new(FakeStore::new(capacity)).unwrap()
     }
 

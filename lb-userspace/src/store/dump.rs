@@ -112,6 +112,8 @@ fn settings_words(settings: Settings) -> String {
         (flags::INTERNAL_LOCAL, " internal-local"),
         (flags::EXTERNAL_LOCAL, " external-local"),
         (flags::ANY_ENDPOINTS, " any-endpoints"),
+        (flags::MAGLEV_OUTSIDE, " maglev-outside"),
+        (flags::MAGLEV_SOCKETS, " maglev-sockets"),
     ];
     let mut words: String =
         names.iter().filter(|(bit, _)| settings.flags & bit != 0).map(|(_, n)| *n).collect();
@@ -175,6 +177,7 @@ mod tests {
                 (8, backend("10.0.0.2:8080", 1, 0)),
                 (9, backend("10.0.0.1:8080", 2, backend_flags::LOCAL)),
             ]),
+            maglev: BTreeMap::new(),
             source_ranges: BTreeMap::from([(
                 3,
                 BTreeSet::from([

@@ -25,7 +25,8 @@ use lb_common::{
     backend::Backend,
     config::{NodeAddress, maps},
     frontend::{FrontendEntry, FrontendKey},
-    service::{ServiceRecord, Set},
+    maglev::Position,
+    service::{Range, ServiceRecord, Set},
     source::{SourceKey, SourcePrefix, SourceRange},
 };
 
@@ -58,6 +59,7 @@ pub(crate) struct TableMaps {
     source_ranges: LpmTrie<MapData, SourceKey, SourceRange>,
     services: MappedArray<ServiceRecord>,
     backends: MappedArray<Backend>,
+    maglev: MappedArray<Position>,
     capacity: Capacity,
 }
 
@@ -100,6 +102,14 @@ impl Store for KernelStore {
         let tables = &mut self.tables;
         match write {
             Write::Slots { first, backends } => tables.backends.fill(*first, backends).map_err(no_slot),
+            Write::MaglevTable { first, slots } => {
+                let positions: Vec<_> = slots.iter().map(|slot| Position::new(*slot)).collect();
+                tables.maglev.fill(*first, &positions).map_err(no_position)
+            }
+            Write::MaglevRange { index, range } => {
+                let offset = offset_of!(ServiceRecord, maglev);
+                tables.services.store(*index, offset, bytemuck::cast(*range)).map_err(no_record)
+            }
             Write::Record { index, record } => tables.services.fill(*index, &[*record]).map_err(no_record),
             Write::Range { index, set, range } => {
                 let offset = match set {
@@ -165,10 +175,12 @@ impl TableMaps {
         };
         let services = MappedArray::new(&services, writable).map_err(error(maps::SERVICES))?;
         let backends = MappedArray::new(&backends, writable).map_err(error(maps::BACKENDS))?;
+        let maglev = MappedArray::new(&array(maps::MAGLEV)?, writable).map_err(error(maps::MAGLEV))?;
         let capacity = Capacity {
             frontends: entries(maps::FRONTENDS, &frontends)?,
             services: services.len(),
             backends: backends.len(),
+            maglev: maglev.len(),
             source_ranges: entries(maps::SOURCE_RANGES, &source_ranges)?,
             node_addresses: entries(maps::NODE_ADDRESSES, &node_addresses)?,
         };
@@ -178,6 +190,7 @@ impl TableMaps {
             source_ranges: LpmTrie::try_from(source_ranges).map_err(error(maps::SOURCE_RANGES))?,
             services,
             backends,
+            maglev,
             capacity,
         })
     }
@@ -201,11 +214,21 @@ impl TableMaps {
         }
         Ok(Tables {
             frontends: entries(&self.frontends, maps::FRONTENDS)?,
+            maglev: self.maglev_tables(&services),
             services,
             backends,
             source_ranges: self.source_ranges()?,
             node_addresses: entries(&self.node_addresses, maps::NODE_ADDRESSES)?,
         })
+    }
+
+    /// A table beyond the map would be a defect; the pipeline finds it by its missing positions.
+    fn maglev_tables(&self, services: &BTreeMap<u32, ServiceRecord>) -> BTreeMap<u32, Vec<u32>> {
+        let tables = services.values().map(|record| record.maglev).filter(|table| table.count != 0);
+        let slots = |table: Range| {
+            table.slots().map_while(|position| Some(self.maglev.load(position).ok()?.slot)).collect()
+        };
+        tables.map(|table| (table.first, slots(table))).collect()
     }
 
     fn source_ranges(&self) -> Result<BTreeMap<u32, BTreeSet<SourcePrefix>>, StoreError> {
@@ -293,6 +316,10 @@ fn store_error(operation: &'static str, map: &'static str, error: MapError) -> S
     } else {
         StoreError::Kernel { map, operation, source }
     }
+}
+
+fn no_position(OutOfBounds { index }: OutOfBounds) -> StoreError {
+    StoreError::OutOfBounds { map: maps::MAGLEV, index }
 }
 
 fn no_slot(OutOfBounds { index }: OutOfBounds) -> StoreError {
