@@ -13,6 +13,7 @@ mod answer;
 mod error;
 mod flow;
 mod forward;
+mod frame;
 mod open;
 mod parse;
 mod rewrite;
@@ -24,7 +25,7 @@ use lb_common::{
 };
 
 pub(crate) use self::forward::Step;
-use self::{answer::Failure, parse::Packet};
+use self::{answer::Failure, frame::Frame, parse::Packet};
 
 /// Packets that arrive at an external device: from clients, and from backends on other machines.
 #[inline(always)]
@@ -41,7 +42,7 @@ pub(crate) fn ingress(ctx: &TcContext) -> Result<Step, Reason> {
 }
 
 #[inline(always)]
-fn serve(ctx: &TcContext, packet: &Packet) -> Result<Step, Failure> {
+fn serve(ctx: &impl Frame, packet: &Packet) -> Result<Step, Failure> {
     let (flow, outcome) = match flow::lookup(packet) {
         Some(flow) if flow.flags & flags::FORWARD != 0 => (flow, Outcome::FlowForwarded),
         // An answer for the node's own address and port: of a backend on another machine.
@@ -72,19 +73,19 @@ pub(crate) fn egress(ctx: &TcContext) -> Result<Step, Reason> {
 }
 
 #[inline(always)]
-fn to_the_stack(ctx: &TcContext, packet: &Packet, flow: &Flow, outcome: Outcome) -> Result<Step, Reason> {
+fn to_the_stack(ctx: &impl Frame, packet: &Packet, flow: &Flow, outcome: Outcome) -> Result<Step, Reason> {
     parse::remember_fragment(packet);
     rewrite::rewrite(ctx, packet, &flow.source, &flow.destination, false)?;
     Ok(Step::Stack(outcome))
 }
 
 #[inline(always)]
-fn out(ctx: &TcContext, packet: &Packet, flow: &Flow, outcome: Outcome) -> Result<Step, Failure> {
+fn out(ctx: &impl Frame, packet: &Packet, flow: &Flow, outcome: Outcome) -> Result<Step, Failure> {
     if packet.network.hops <= 1 {
         return Err(Reason::TtlExceeded.into());
     }
     parse::remember_fragment(packet);
-    let device = forward::route(ctx, &packet.network, &flow.source, &flow.destination)?;
+    let route = forward::route(ctx, &packet.network, &flow.source, &flow.destination)?;
     rewrite::rewrite(ctx, packet, &flow.source, &flow.destination, true)?;
-    Ok(forward::redirect(device, outcome))
+    Ok(forward::send_out(ctx, &route, outcome)?)
 }

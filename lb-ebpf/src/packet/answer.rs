@@ -4,10 +4,7 @@
 //! and ICMP errors are never answered (RFC 1122, section 3.2.2; RFC 4443, section 2.4).
 
 use aya_ebpf::{
-    EbpfContext,
-    bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
-    helpers::generated::bpf_redirect,
-    programs::TcContext,
+    bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, helpers::generated::bpf_redirect, programs::TcContext,
 };
 use lb_common::{
     address::{Address, Protocol},
@@ -17,8 +14,9 @@ use lb_common::{
 
 use super::{
     forward::Step,
+    frame::{Frame as _, Zero, tc::failed},
     parse::{self, ETHERNET, Network, Packet, Part},
-    rewrite::{self, failed, store},
+    rewrite::{self, store},
 };
 
 /// What an ICMP error says: type and code in each family.
@@ -90,10 +88,8 @@ fn unanswered(_: Reason) -> Reason {
 fn send_back(ctx: &TcContext, reason: Reason) -> Result<Step, Reason> {
     let neighbours: [[u8; 6]; 2] = parse::load(ctx, 0)?;
     store(ctx, 0, &[neighbours[1], neighbours[0]])?;
-    // SAFETY: the kernel hands each program a valid context.
-    let device = unsafe { (*ctx.as_ptr().cast::<__sk_buff>()).ifindex };
     // SAFETY: numbers only.
-    Ok(Step::Answer(reason, unsafe { bpf_redirect(device, 0) } as i32))
+    Ok(Step::Answer(reason, unsafe { bpf_redirect(ctx.device(), 0) } as i32))
 }
 
 /// Makes the packet a reset of the connection that it opens (RFC 9293, section 3.5.2). False: it cannot be one.
@@ -128,7 +124,7 @@ fn reset(ctx: &TcContext, packet: &Packet) -> Result<bool, Reason> {
         bytes = bytes.word(parse::load(ctx, network.payload + TCP_HEADER + index * 4)?, 0);
     }
     let lengths = Difference::NONE.half((length as u16).to_be(), (TCP_HEADER as u16).to_be());
-    rewrite::update_transport(ctx, network.payload + 16, lengths, bytes, 0)?;
+    ctx.update_transport_checksum(network.payload + 16, lengths, bytes, Zero::Sum)?;
     store(ctx, network.payload, &[packet.destination.port.wire(), packet.source.port.wire()])?;
     store(ctx, network.payload + 4, &words)?;
     store(ctx, network.payload + 18, &0_u16)?;
@@ -156,7 +152,7 @@ fn turn_round(ctx: &TcContext, network: &Network, length: usize) -> Result<(), R
         store(ctx, network.offset + 2, &new)?;
         store(ctx, network.offset + 8, &HOPS)?;
         let checksum = network.offset + rewrite::IPV4_CHECKSUM;
-        ctx.l3_csum_replace(checksum, 0, u64::from(difference.fold32()), 0).map_err(failed)?;
+        ctx.update_network_checksum(checksum, difference)?;
     } else {
         store(ctx, network.offset + 4, &((length - IPV6_HEADER) as u16).to_be())?;
         store(ctx, network.offset + 7, &HOPS)?;

@@ -4,7 +4,6 @@
 //! the key of the opposite direction, whose flow says what sender and receiver call each other. The error goes where the
 //! quoted packet came from, with the quoted packet as it was sent.
 
-use aya_ebpf::programs::TcContext;
 use lb_common::{
     address::{Address, Port, Protocol, SocketAddress},
     checksum::Difference,
@@ -14,6 +13,7 @@ use lb_common::{
 
 use super::{
     forward::{self, Step},
+    frame::{Frame, Zero},
     parse::{self, Network, Part},
     rewrite::{self, store},
 };
@@ -40,7 +40,7 @@ struct Quote {
 ///
 /// What asks or answers (echo, neighbours) is for the stack.
 #[inline(always)]
-pub(super) fn is_error(ctx: &TcContext, network: &Network) -> Result<bool, Reason> {
+pub(super) fn is_error(ctx: &impl Frame, network: &Network) -> Result<bool, Reason> {
     if network.protocol != if network.v4 { ICMP } else { ICMPV6 } || network.part != Part::Whole {
         return Ok(false);
     }
@@ -50,7 +50,7 @@ pub(super) fn is_error(ctx: &TcContext, network: &Network) -> Result<bool, Reaso
 
 /// An error that arrives at an external device, about what left the node translated.
 #[inline(always)]
-pub(super) fn ingress(ctx: &TcContext, network: &Network) -> Result<Step, Reason> {
+pub(super) fn ingress(ctx: &impl Frame, network: &Network) -> Result<Step, Reason> {
     let quote = quote(ctx, network)?;
     let flow = flow(&quote)?;
     match flow.flags & (flags::FORWARD | flags::REDIRECT) {
@@ -67,16 +67,16 @@ pub(super) fn ingress(ctx: &TcContext, network: &Network) -> Result<Step, Reason
                 return Err(Reason::TtlExceeded);
             }
             let route = forward::route(ctx, network, &source, &destination);
-            let device = route.map_err(|failure| failure.reason)?;
+            let route = route.map_err(|failure| failure.reason)?;
             translate(ctx, network, &quote, &flow, true)?;
-            Ok(forward::redirect(device, Outcome::ErrorTranslated))
+            forward::send_out(ctx, &route, Outcome::ErrorTranslated)
         }
     }
 }
 
 /// An error that leaves through an external device: of this node or of a backend on it, about what a client sent.
 #[inline(always)]
-pub(super) fn egress(ctx: &TcContext, network: &Network) -> Result<Step, Reason> {
+pub(super) fn egress(ctx: &impl Frame, network: &Network) -> Result<Step, Reason> {
     let quote = quote(ctx, network)?;
     let flow = flow(&quote)?;
     if flow.flags & (flags::FORWARD | flags::REDIRECT) != 0 {
@@ -87,7 +87,7 @@ pub(super) fn egress(ctx: &TcContext, network: &Network) -> Result<Step, Reason>
 }
 
 #[inline(always)]
-fn quote(ctx: &TcContext, carrier: &Network) -> Result<Quote, Reason> {
+fn quote(ctx: &impl Frame, carrier: &Network) -> Result<Quote, Reason> {
     let network = parse::quoted_network(ctx, carrier.v4, carrier.payload + HEADER)?;
     let protocol = parse::protocol(&network)?;
     if network.part == Part::Later {
@@ -127,7 +127,7 @@ fn ends(network: &Network, flow: &Flow) -> (SocketAddress, SocketAddress) {
 /// Rewrites the quoted packet, then the error around it.
 #[inline(always)]
 fn translate(
-    ctx: &TcContext,
+    ctx: &impl Frame,
     network: &Network,
     quote: &Quote,
     flow: &Flow,
@@ -141,7 +141,7 @@ fn translate(
     let checksum = network.payload + CHECKSUM;
     // ICMPv6 alone has the addresses in its checksum (RFC 4443, section 2.3).
     let pseudo = if network.v4 { Difference::NONE } else { addresses };
-    rewrite::update_transport(ctx, checksum, pseudo, changed, 0)?;
+    ctx.update_transport_checksum(checksum, pseudo, changed, Zero::Sum)?;
     rewrite::rewrite_network(ctx, network, addresses, &source.address, &destination.address, take_hop)
 }
 
@@ -153,7 +153,7 @@ fn without_port(address: Address) -> SocketAddress {
 /// Replaces addresses, ports and checksums of the quoted packet; the result is the difference of all its bytes.
 #[inline(always)]
 fn rewrite_quote(
-    ctx: &TcContext,
+    ctx: &impl Frame,
     quote: &Quote,
     source: &SocketAddress,
     destination: &SocketAddress,
@@ -180,7 +180,7 @@ fn rewrite_quote(
 
 /// Updates a checksum inside the quote, of which the kernel knows nothing.
 #[inline(always)]
-fn update_checksum(ctx: &TcContext, offset: usize, difference: Difference) -> Result<Difference, Reason> {
+fn update_checksum(ctx: &impl Frame, offset: usize, difference: Difference) -> Result<Difference, Reason> {
     let old: u16 = parse::load(ctx, offset)?;
     let new = difference.apply(old);
     store(ctx, offset, &new)?;

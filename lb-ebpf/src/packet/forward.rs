@@ -1,15 +1,8 @@
 //! Where a packet goes next: to this node's stack, or out through a device.
 
-use core::ptr;
-
-use aya_ebpf::{
-    EbpfContext,
-    bindings::{
-        __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
-    },
-    helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_redirect_neigh},
-    programs::TcContext,
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
 };
 use lb_common::{
     address::{Protocol, SocketAddress},
@@ -18,9 +11,16 @@ use lb_common::{
 
 use super::{
     answer::Failure,
+    frame::Frame,
     parse::{self, Network},
 };
 use crate::tables;
+
+/// The way that a packet leaves the node by.
+pub(super) struct Route {
+    /// The device.
+    pub(super) device: u32,
+}
 
 /// What happens to a translated packet.
 #[must_use]
@@ -40,7 +40,7 @@ const AF_INET6: u8 = 10;
 /// Whether the backend is reached through an external device, which makes it one of another machine.
 #[inline(always)]
 pub(super) fn leaves_the_node(
-    ctx: &TcContext,
+    ctx: &impl Frame,
     network: &Network,
     client: &SocketAddress,
     backend: &SocketAddress,
@@ -57,18 +57,18 @@ pub(super) fn leaves_the_node(
     }
 }
 
-/// The device that the packet leaves through, if it is not too long for the way.
+/// The way that the packet leaves by, if it is not too long for it.
 #[inline(always)]
 pub(super) fn route(
-    ctx: &TcContext,
+    ctx: &impl Frame,
     network: &Network,
     source: &SocketAddress,
     destination: &SocketAddress,
-) -> Result<u32, Failure> {
+) -> Result<Route, Failure> {
     let length = length_on_the_wire(ctx, network)?;
     let answer = fib(ctx, network, source, destination, length);
     match answer.code {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(answer.device),
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(Route { device: answer.device }),
         // Kernels before 5.12 do not tell the size, and leave the packet's own (commit e1850ea9bd9e).
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             let mtu = if answer.mtu < length { u32::from(answer.mtu) } else { 0 };
@@ -80,13 +80,11 @@ pub(super) fn route(
 
 /// The length of the longest packet that this one becomes on the wire, from the network header on.
 ///
-/// Devices may hand over many segments as one packet; `gso_size` is what each of them carries.
+/// Devices may hand over many segments as one packet.
 #[inline(always)]
-fn length_on_the_wire(ctx: &TcContext, network: &Network) -> Result<u16, Reason> {
-    let skb = ctx.as_ptr().cast::<__sk_buff>();
-    // SAFETY: the kernel hands each program a valid context.
-    let (length, segment) = unsafe { ((*skb).len, (*skb).gso_size) };
-    let mut length = length as usize - network.offset;
+fn length_on_the_wire(ctx: &impl Frame, network: &Network) -> Result<u16, Reason> {
+    let mut length = ctx.length() - network.offset;
+    let segment = ctx.segment();
     if segment != 0 {
         let header = if network.protocol == Protocol::Tcp as u8 {
             // Its upper half counts words (RFC 9293, section 3.1).
@@ -94,16 +92,15 @@ fn length_on_the_wire(ctx: &TcContext, network: &Network) -> Result<u16, Reason>
         } else {
             8
         };
-        length = network.payload - network.offset + header + segment as usize;
+        length = network.payload - network.offset + header + segment;
     }
     Ok(if length > 0xffff { 0xffff } else { length as u16 })
 }
 
-/// Sends the packet out; the kernel finds the neighbour, and asks for it if it does not know it.
+/// Sends the packet out.
 #[inline(always)]
-pub(super) fn redirect(device: u32, outcome: Outcome) -> Step {
-    // SAFETY: no parameters: the helper looks the next hop up by the packet's destination.
-    Step::Redirect(outcome, unsafe { bpf_redirect_neigh(device, ptr::null_mut(), 0, 0) } as i32)
+pub(super) fn send_out(ctx: &impl Frame, route: &Route, outcome: Outcome) -> Result<Step, Reason> {
+    Ok(Step::Redirect(outcome, ctx.send_out(route)?))
 }
 
 /// A look-up in the node's routes as for a packet to be forwarded: the kernel's answer, and the device.
@@ -111,7 +108,7 @@ pub(super) fn redirect(device: u32, outcome: Outcome) -> Step {
 /// The device is told with `NO_NEIGH` too since kernel 5.10 (commit d1c362e1dd68).
 #[inline(always)]
 fn fib(
-    ctx: &TcContext,
+    ctx: &impl Frame,
     network: &Network,
     source: &SocketAddress,
     destination: &SocketAddress,
@@ -128,17 +125,14 @@ fn fib(
         source_port: source.port.wire(),
         destination_port: destination.port.wire(),
         length,
-        // SAFETY: the kernel hands each program a valid context.
-        device: unsafe { (*ctx.as_ptr().cast::<__sk_buff>()).ifindex },
+        device: ctx.device(),
         flow_info: 0,
         source: source_words,
         destination: destination_words,
         link: [0; 4],
     };
-    // SAFETY: the context is valid; the parameters have the helper's layout and size.
-    let answer = unsafe { fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), FIB_PARAMS, 0) };
-    // A negative answer is an error number: as an unsigned number it is none of the defined answers.
-    FibAnswer { code: (answer as i32).cast_unsigned(), device: params.device, mtu: params.length }
+    let code = ctx.fib_lookup(&mut params);
+    FibAnswer { code, device: params.device, mtu: params.length }
 }
 
 /// What the kernel says of a route.
@@ -153,7 +147,7 @@ struct FibAnswer {
 
 /// `struct bpf_fib_lookup` (`include/uapi/linux/bpf.h`), without the unions of fields that are not needed here.
 #[repr(C)]
-struct FibParams {
+pub(super) struct FibParams {
     family: u8,
     protocol: u8,
     source_port: u16,
@@ -170,6 +164,9 @@ struct FibParams {
     link: [u32; 4],
 }
 
-/// The helper's size of [`FibParams`].
-const FIB_PARAMS: i32 = 64;
+impl FibParams {
+    /// The helper's size of them.
+    pub(super) const SIZE: i32 = 64;
+}
+
 const _: () = assert!(size_of::<FibParams>() == 64 && size_of::<bpf_fib_lookup>() == 64);

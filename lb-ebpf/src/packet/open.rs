@@ -1,6 +1,5 @@
 //! The first packet of a connection: find the service, choose a backend, remember both directions.
 
-use aya_ebpf::programs::TcContext;
 use lb_common::{
     address::{Address, Port, Protocol, SocketAddress},
     affinity::Client,
@@ -13,6 +12,7 @@ use lb_common::{
 
 use super::{
     flow, forward,
+    frame::Frame,
     parse::{Packet, Part},
 };
 use crate::tables::{self, Maps};
@@ -23,7 +23,7 @@ const ATTEMPTS: u32 = 32;
 
 /// Opens the connection; the result is the flow of this direction.
 #[inline(always)]
-pub(super) fn open(ctx: &TcContext, packet: &Packet) -> Result<Flow, Reason> {
+pub(super) fn open(ctx: &impl Frame, packet: &Packet) -> Result<Flow, Reason> {
     // Without its first fragment nobody can tell what it is.
     if packet.network.part == Part::Later {
         return Err(Reason::Fragment);

@@ -1,12 +1,12 @@
 //! From bytes to addresses and ports. The only place that reads headers.
 
-use aya_ebpf::programs::TcContext;
 use lb_common::{
     address::{Address, Port, Protocol, SocketAddress},
     fragment::{FragmentKey, FragmentPorts},
     outcome::Reason,
 };
 
+use super::frame::Frame;
 use crate::tables;
 
 /// Length of an Ethernet header; a VLAN tag of the frame is held beside it by the kernel.
@@ -93,8 +93,8 @@ impl Network {
 
 /// The packet's network header.
 #[inline(always)]
-pub(super) fn network(ctx: &TcContext) -> Result<Network, Reason> {
-    match ctx.skb.protocol() {
+pub(super) fn network(ctx: &impl Frame) -> Result<Network, Reason> {
+    match ctx.network_protocol() {
         IPV4 => network_v4(ctx, ETHERNET),
         IPV6 => network_v6(ctx, ETHERNET),
         _ => Err(Reason::NotIp),
@@ -103,13 +103,13 @@ pub(super) fn network(ctx: &TcContext) -> Result<Network, Reason> {
 
 /// A network header that a packet quotes, of the family that carries it.
 #[inline(always)]
-pub(super) fn quoted_network(ctx: &TcContext, v4: bool, offset: usize) -> Result<Network, Reason> {
+pub(super) fn quoted_network(ctx: &impl Frame, v4: bool, offset: usize) -> Result<Network, Reason> {
     if v4 { network_v4(ctx, offset) } else { network_v6(ctx, offset) }
 }
 
 /// RFC 791, section 3.1.
 #[inline(always)]
-fn network_v4(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
+fn network_v4(ctx: &impl Frame, offset: usize) -> Result<Network, Reason> {
     let header: [u32; 5] = load(ctx, offset)?;
     let version = u32::from_be(header[0]) >> 24;
     let fragment = u32::from_be(header[1]);
@@ -133,7 +133,7 @@ fn network_v4(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
 
 /// RFC 8200, section 3.
 #[inline(always)]
-fn network_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
+fn network_v6(ctx: &impl Frame, offset: usize) -> Result<Network, Reason> {
     let header: [u32; 10] = load(ctx, offset)?;
     if u32::from_be(header[0]) >> 28 != 6 {
         return Err(Reason::Malformed);
@@ -191,7 +191,7 @@ const EXTENSIONS: usize = 6;
 
 /// Steps over extension headers, to the transport header or to what is left of it in a later fragment.
 #[inline(always)]
-fn skip_extensions(ctx: &TcContext, mut network: Network) -> Result<Network, Reason> {
+fn skip_extensions(ctx: &impl Frame, mut network: Network) -> Result<Network, Reason> {
     for _ in 0..EXTENSIONS {
         match network.protocol {
             extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION => {
@@ -229,7 +229,7 @@ const fn part(has_offset: bool, more: bool) -> Part {
 
 /// The packet's transport header; a fragment without one has the ports of its datagram's first.
 #[inline(always)]
-pub(super) fn transport(ctx: &TcContext, network: Network) -> Result<Packet, Reason> {
+pub(super) fn transport(ctx: &impl Frame, network: Network) -> Result<Packet, Reason> {
     let protocol = protocol(&network)?;
     let ports = match network.part {
         Part::Whole | Part::First => ports(ctx, &network)?,
@@ -269,12 +269,12 @@ pub(super) fn protocol(network: &Network) -> Result<Protocol, Reason> {
 
 /// The ports, which are at the same place in every transport protocol.
 #[inline(always)]
-pub(super) fn ports(ctx: &TcContext, network: &Network) -> Result<FragmentPorts, Reason> {
+pub(super) fn ports(ctx: &impl Frame, network: &Network) -> Result<FragmentPorts, Reason> {
     let [source, destination]: [u16; 2] = load(ctx, network.payload)?;
     Ok(FragmentPorts { source: Port::from_wire(source), destination: Port::from_wire(destination) })
 }
 
 #[inline(always)]
-pub(super) fn load<T>(ctx: &TcContext, offset: usize) -> Result<T, Reason> {
-    ctx.load(offset).map_err(|_| Reason::Malformed)
+pub(super) fn load<T>(ctx: &impl Frame, offset: usize) -> Result<T, Reason> {
+    ctx.read(offset)
 }

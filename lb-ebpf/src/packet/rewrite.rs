@@ -1,19 +1,15 @@
-//! New addresses and ports in a packet, with all checksums.
-//!
-//! The kernel's helpers update checksums by differences (RFC 1624): they know whether the packet's checksum is complete,
-//! left to the device, or already verified.
+//! New addresses and ports in a packet, with all checksums, which are updated by differences (RFC 1624).
 
-use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    programs::TcContext,
-};
 use lb_common::{
     address::{Address, Protocol, SocketAddress},
     checksum::Difference,
     outcome::Reason,
 };
 
-use super::parse::{Network, Packet, Part};
+use super::{
+    frame::{Frame, Zero},
+    parse::{Network, Packet, Part},
+};
 
 /// Offsets of checksums in their headers: RFC 9293 section 3.1, RFC 768, RFC 791 section 3.1.
 const TCP_CHECKSUM: usize = 16;
@@ -29,7 +25,7 @@ const IPV6_ADDRESSES: usize = 8;
 /// Replaces source and destination; takes one hop where the packet does not pass the stack, which would.
 #[inline(always)]
 pub(super) fn rewrite(
-    ctx: &TcContext,
+    ctx: &impl Frame,
     packet: &Packet,
     source: &SocketAddress,
     destination: &SocketAddress,
@@ -46,7 +42,7 @@ pub(super) fn rewrite(
 
 #[inline(always)]
 fn rewrite_transport(
-    ctx: &TcContext,
+    ctx: &impl Frame,
     packet: &Packet,
     addresses: Difference,
     source: &SocketAddress,
@@ -55,13 +51,12 @@ fn rewrite_transport(
     let ports = Difference::NONE
         .half(packet.source.port.wire(), source.port.wire())
         .half(packet.destination.port.wire(), destination.port.wire());
-    let flags = match packet.protocol {
-        Protocol::Tcp => 0,
-        // A UDP checksum of zero means none: it stays none, and a computed zero is sent as 0xffff (RFC 768).
-        Protocol::Udp | Protocol::Sctp => u64::from(BPF_F_MARK_MANGLED_0),
+    let zero = match packet.protocol {
+        Protocol::Tcp => Zero::Sum,
+        Protocol::Udp | Protocol::Sctp => Zero::None,
     };
     let offset = packet.network.payload + checksum_offset(packet.protocol);
-    update_transport(ctx, offset, addresses, ports, flags)?;
+    ctx.update_transport_checksum(offset, addresses, ports, zero)?;
     store(ctx, packet.network.payload, &[source.port.wire(), destination.port.wire()])
 }
 
@@ -74,26 +69,10 @@ pub(super) const fn checksum_offset(protocol: Protocol) -> usize {
     }
 }
 
-/// Updates the checksum of a transport header by what changed in the pseudo header and in the packet.
-///
-/// Two calls: where the device completes the checksum, only the pseudo header's part is in the field.
-#[inline(always)]
-pub(super) fn update_transport(
-    ctx: &TcContext,
-    offset: usize,
-    pseudo_header: Difference,
-    bytes: Difference,
-    flags: u64,
-) -> Result<(), Reason> {
-    let pseudo = u64::from(BPF_F_PSEUDO_HDR);
-    ctx.l4_csum_replace(offset, 0, u64::from(pseudo_header.fold32()), flags | pseudo).map_err(failed)?;
-    ctx.l4_csum_replace(offset, 0, u64::from(bytes.fold32()), flags).map_err(failed)
-}
-
 /// Replaces the addresses of the network header, and its checksum.
 #[inline(always)]
 pub(super) fn rewrite_network(
-    ctx: &TcContext,
+    ctx: &impl Frame,
     network: &Network,
     addresses: Difference,
     source: &Address,
@@ -110,7 +89,7 @@ pub(super) fn rewrite_network(
     }
     if network.v4 {
         let checksum = network.offset + IPV4_CHECKSUM;
-        ctx.l3_csum_replace(checksum, 0, u64::from(difference.fold32()), 0).map_err(failed)?;
+        ctx.update_network_checksum(checksum, difference)?;
     }
     store_addresses(ctx, network, source, destination)
 }
@@ -118,7 +97,7 @@ pub(super) fn rewrite_network(
 /// Writes the addresses of a network header, and nothing else.
 #[inline(always)]
 pub(super) fn store_addresses(
-    ctx: &TcContext,
+    ctx: &impl Frame,
     network: &Network,
     source: &Address,
     destination: &Address,
@@ -131,11 +110,6 @@ pub(super) fn store_addresses(
 }
 
 #[inline(always)]
-pub(super) fn store<T>(ctx: &TcContext, offset: usize, value: &T) -> Result<(), Reason> {
-    ctx.store(offset, value, 0).map_err(failed)
-}
-
-#[inline(always)]
-pub(super) fn failed(_errno: i64) -> Reason {
-    Reason::RewriteFailed
+pub(super) fn store<T>(ctx: &impl Frame, offset: usize, value: &T) -> Result<(), Reason> {
+    ctx.write(offset, value)
 }
