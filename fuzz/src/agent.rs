@@ -91,6 +91,7 @@ fn pipeline(capacity: Capacity) -> Pipeline {
         node_name: NODE.into(),
         node_port_addresses: NodePortAddresses::default(),
         external_ips: true,
+        algorithm: lb_userspace::pipeline::DefaultAlgorithm::default(),
     };
     Pipeline::new(settings, capacity)
 }

@@ -102,6 +102,7 @@ pub fn events(bytes: &[u8]) {
         services: 256,
         backends: 16 + 16 * u32::from(history.backends),
         source_ranges: 64,
+        maglev: 1 << 17,
         node_addresses: 8,
     };
     let mut agent = Agent::new(capacity, history.failing_percent % 50, history.seed);

@@ -13,6 +13,7 @@ const CAPACITY: Capacity = Capacity {
     services: 1_024,
     backends: 16_384,
     source_ranges: 1_024,
+    maglev: 1 << 17,
     node_addresses: 64,
 };
 

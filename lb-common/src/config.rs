@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::address::Address;
 
 /// Version of the layout of all pinned maps. Another version means another generation of maps.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The maps' names: a public interface, at most 15 characters (the kernel cuts names there).
 pub mod maps {
@@ -15,6 +15,8 @@ pub mod maps {
     pub const SERVICES: &str = "SERVICES";
     /// Mapped array of [`Backend`](crate::backend::Backend).
     pub const BACKENDS: &str = "BACKENDS";
+    /// Mapped array of [`Position`](crate::maglev::Position).
+    pub const MAGLEV: &str = "MAGLEV";
     /// Hash: [`Address`](crate::address::Address) → [`NodeAddress`](super::NodeAddress).
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
     /// LRU hash: [`AffinityKey`](crate::affinity::AffinityKey) → [`AffinityValue`](crate::affinity::AffinityValue).
@@ -43,10 +45,11 @@ pub mod maps {
     pub const GRACE: &str = "GRACE";
 
     /// All that are pinned.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 17] = [
         FRONTENDS,
         SERVICES,
         BACKENDS,
+        MAGLEV,
         NODE_ADDRESSES,
         AFFINITY,
         SOCKETS,
@@ -160,6 +163,8 @@ pub mod capacity {
     pub const SERVICES: u32 = 65_536;
     /// Elements of `BACKENDS`: 24 bytes each. A change needs room for the old and the new set.
     pub const BACKENDS: u32 = 524_288;
+    /// Elements of `MAGLEV`: 8 bytes each, 100 and more for each backend of a service port that uses it.
+    pub const MAGLEV: u32 = 1_048_576;
     /// Entries of `NODE_ADDRESSES`.
     pub const NODE_ADDRESSES: u32 = 1_024;
     /// Entries of `AFFINITY`: one for each client of each service port with session affinity.

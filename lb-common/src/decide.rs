@@ -7,11 +7,12 @@
 use core::ops::DerefMut;
 
 use crate::{
-    address::{Address, SocketAddress},
+    address::{Address, Port, SocketAddress},
     affinity::{AffinityKey, AffinityValue, Client},
     backend::{Backend, BackendId},
     config::{NodeAddress, node_address},
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
+    maglev,
     outcome::Reason,
     service::{Range, ServiceRecord, Set, Settings, flags},
     service_cidr::ServiceCidrs,
@@ -35,6 +36,8 @@ pub trait Tables {
     fn backend(&self, slot: u32) -> Option<&Backend>;
     /// The networks that cluster addresses come from.
     fn service_cidrs(&self) -> Option<&ServiceCidrs>;
+    /// The slot that a position of a Maglev table leads to.
+    fn maglev(&self, position: u32) -> Option<u32>;
     /// Whether a client is in one of a record's source ranges.
     fn is_admitted(&self, key: &SourceKey) -> bool;
     /// Which backend a client was given last.
@@ -53,6 +56,14 @@ pub trait Tables {
             Set::Cluster => &raw const record.cluster,
             Set::Local => &raw const record.local,
         };
+        // SAFETY: derived from a reference to a record, aligned to eight bytes; volatile, so that it is one load.
+        Range::from_bits(unsafe { word.cast::<u64>().read_volatile() })
+    }
+
+    /// Loads the range of the Maglev table, once.
+    #[inline(always)]
+    fn maglev_table(&self, record: &ServiceRecord) -> Range {
+        let word: *const Range = &raw const record.maglev;
         // SAFETY: derived from a reference to a record, aligned to eight bytes; volatile, so that it is one load.
         Range::from_bits(unsafe { word.cast::<u64>().read_volatile() })
     }
@@ -189,9 +200,20 @@ pub fn admit<T: Tables>(
     }
 }
 
-/// Chooses a backend from the set that applies: the client's own with session affinity, else one at random.
+/// Chooses a backend for a packet from outside. A Maglev table is asked by the client's address and port.
+#[inline(always)]
+pub fn select_outside<'a, T: Tables>(
+    tables: &'a T,
+    found: &Found<'a>,
+    source: &SocketAddress,
+) -> Result<Selection<'a>, Reason> {
+    let client = || Client::Address(source.address);
+    choose(tables, found, true, client, source.port)
+}
+
+/// Chooses a backend from the set that applies: the client's own with session affinity, else by the service's algorithm.
 ///
-/// `client` is asked for only if the service has session affinity.
+/// `client` is asked for only if the service has session affinity or a Maglev table.
 #[inline(always)]
 pub fn select<'a, T: Tables>(
     tables: &'a T,
@@ -199,29 +221,84 @@ pub fn select<'a, T: Tables>(
     outside: bool,
     client: impl Fn() -> Client,
 ) -> Result<Selection<'a>, Reason> {
+    // At connect() a socket mostly has no port yet.
+    choose(tables, found, outside, client, Port::new(0))
+}
+
+#[inline(always)]
+fn choose<'a, T: Tables>(
+    tables: &'a T,
+    found: &Found<'a>,
+    outside: bool,
+    client: impl Fn() -> Client,
+    port: Port,
+) -> Result<Selection<'a>, Reason> {
     let settings = tables.settings(found.record);
     let set = applicable_set(found, settings, outside);
     let range = range_of(tables, found.record, settings, set)?;
-    if settings.affinity_seconds == 0 {
-        return draw(tables, found.record, range);
+    let affinity = (settings.affinity_seconds != 0).then(|| (client(), tables.seconds()));
+    if let Some((client, now)) = affinity
+        && let Some(selection) = affine(tables, found.record, settings, set, range, client, now)
+    {
+        return Ok(selection);
     }
-    let (client, now) = (client(), tables.seconds());
-    let key = |set| AffinityKey::new(client, found.record.service_id, set);
-    let known = current(tables, settings, &key(set), now).or_else(|| {
+    let by_table = if outside { flags::MAGLEV_OUTSIDE } else { flags::MAGLEV_SOCKETS };
+    let consistent = if settings.flags & by_table != 0 {
+        consistent(tables, found.record, range, maglev::hash(client(), port))
+    } else {
+        None
+    };
+    let selection = match consistent {
+        Some(selection) => selection,
+        None => draw(tables, found.record, range)?,
+    };
+    if let Some((client, now)) = affinity {
+        let key = AffinityKey::new(client, found.record.service_id, set);
+        let value = AffinityValue { backend_id: selection.backend.id, slot: selection.slot, last_used: now };
+        tables.remember_affinity(&key, &value);
+    }
+    Ok(selection)
+}
+
+/// The backend that the client was given last, if it is in the set that was loaded.
+#[inline(always)]
+fn affine<'a, T: Tables>(
+    tables: &'a T,
+    record: &ServiceRecord,
+    settings: Settings,
+    set: Set,
+    range: Range,
+    client: Client,
+    now: u32,
+) -> Option<Selection<'a>> {
+    let known = |set| current(tables, settings, &AffinityKey::new(client, record.service_id, set), now);
+    let mut known = known(set).or_else(|| {
         // Frontends of one service port may use different sets: a backend that is in both serves both.
         let local = settings.flags & (flags::INTERNAL_LOCAL | flags::EXTERNAL_LOCAL) != 0;
-        if local { current(tables, settings, &key(set.other()), now) } else { None }
-    });
-    if let Some(mut known) = known
-        && let Some((slot, backend)) = locate(tables, range, known.backend_id, known.slot)
-    {
-        known.refresh(slot, now);
-        return Ok(Selection { slot, backend, service_id: found.record.service_id });
+        if local { known(set.other()) } else { None }
+    })?;
+    let (slot, backend) = locate(tables, range, known.backend_id, known.slot)?;
+    known.refresh(slot, now);
+    Some(Selection { slot, backend, service_id: record.service_id })
+}
+
+/// The one that the Maglev table gives, if it is of the set that was loaded: a table is stored after its set, and the local
+/// set has none.
+#[inline(always)]
+fn consistent<'a, T: Tables>(
+    tables: &'a T,
+    record: &ServiceRecord,
+    range: Range,
+    hash: u32,
+) -> Option<Selection<'a>> {
+    let table = tables.maglev_table(record);
+    let offset = ((u64::from(hash) * u64::from(table.count)) >> 32) as u32;
+    let slot = tables.maglev(table.first.wrapping_add(offset))?;
+    if !range.contains(slot) {
+        return None;
     }
-    let selection = draw(tables, found.record, range)?;
-    let value = AffinityValue { backend_id: selection.backend.id, slot: selection.slot, last_used: now };
-    tables.remember_affinity(&key(set), &value);
-    Ok(selection)
+    let backend = tables.backend(slot)?;
+    Some(Selection { slot, backend, service_id: record.service_id })
 }
 
 /// One at random.

@@ -29,6 +29,7 @@ pub mod decide;
 pub mod flow;
 pub mod fragment;
 pub mod frontend;
+pub mod maglev;
 pub mod namespace;
 pub mod outcome;
 pub mod prefix;
@@ -67,6 +68,7 @@ map_types!(
     fragment::FragmentPorts,
     frontend::FrontendEntry,
     frontend::FrontendKey,
+    maglev::Position,
     namespace::NamespaceAddresses,
     service::Range,
     service::ServiceRecord,

@@ -34,6 +34,12 @@ impl Range {
         self.first..self.first.saturating_add(self.count)
     }
 
+    /// Whether a slot is in both sets.
+    pub const fn overlaps(self, other: Self) -> bool {
+        let (slots, others) = (self.slots(), other.slots());
+        self.count != 0 && other.count != 0 && slots.start < others.end && others.start < slots.end
+    }
+
     /// Whether `slot` is one of the set's.
     #[inline(always)]
     pub const fn contains(self, slot: u32) -> bool {
@@ -71,6 +77,10 @@ pub mod flags {
     pub const ANY_ENDPOINTS: u32 = 1 << 2;
     /// At load balancers' addresses only clients of the record's ranges in `SOURCE_RANGES` are admitted.
     pub const SOURCE_RANGES: u32 = 1 << 3;
+    /// Packets from outside choose by the Maglev table.
+    pub const MAGLEV_OUTSIDE: u32 = 1 << 4;
+    /// Sockets of this node choose by the Maglev table.
+    pub const MAGLEV_SOCKETS: u32 = 1 << 5;
 }
 
 /// The policies of a service port; one aligned word, stored at once.
@@ -100,7 +110,8 @@ pub struct ServiceRecord {
     pub cluster: Range,
     /// The set for policy `Local`.
     pub local: Range,
-    /// The Maglev table: positions in `MAGLEV`.
+    /// The Maglev table of the set for policy `Cluster`: positions in `MAGLEV`. It is stored apart from the set, so a
+    /// position counts only if it leads to a slot of the set that was loaded.
     pub maglev: Range,
     /// The policies.
     pub settings: Settings,
@@ -113,6 +124,11 @@ impl ServiceRecord {
     /// A record with its sets and settings.
     pub const fn new(service_id: u32, settings: Settings, cluster: Range, local: Range) -> Self {
         Self { cluster, local, maglev: Range::EMPTY, settings, service_id, reserved: [0; 7] }
+    }
+
+    /// The same with a Maglev table.
+    pub const fn with_maglev(self, maglev: Range) -> Self {
+        Self { maglev, ..self }
     }
 
     /// The range of one set.
@@ -133,6 +149,7 @@ mod tests {
         assert_eq!(size_of::<ServiceRecord>(), 64);
         assert_eq!(core::mem::offset_of!(ServiceRecord, cluster), 0);
         assert_eq!(core::mem::offset_of!(ServiceRecord, local), 8);
+        assert_eq!(core::mem::offset_of!(ServiceRecord, maglev), 16);
         assert_eq!(core::mem::offset_of!(ServiceRecord, settings), 24);
         let range = Range { first: 7, count: 9 };
         assert_eq!(Range::from_bits(bytemuck::cast(range)), range);
@@ -147,5 +164,9 @@ mod tests {
         assert!(!range.contains(9) && !range.contains(12));
         assert!(!Range::EMPTY.contains(0));
         assert!(range.slots().eq([10, 11]));
+        let others = [(9, 1, false), (9, 2, true), (11, 5, true), (12, 1, false), (11, 0, false)];
+        for (first, count, expected) in others {
+            assert_eq!(range.overlaps(Range { first, count }), expected, "{first} {count}");
+        }
     }
 }

@@ -18,6 +18,7 @@ use lb_common::{
     flow::{Flow, FlowKey, SECOND},
     fragment::{FragmentKey, FragmentPorts},
     frontend::{FrontendEntry, FrontendKey},
+    maglev::Position,
     namespace::NamespaceAddresses,
     outcome,
     service::ServiceRecord,
@@ -38,6 +39,9 @@ static SERVICES: Array<ServiceRecord, { capacity::SERVICES as usize }, MAPPED> =
 
 #[btf_map]
 static BACKENDS: Array<Backend, { capacity::BACKENDS as usize }, MAPPED> = Array::new();
+
+#[btf_map]
+static MAGLEV: Array<Position, { capacity::MAGLEV as usize }, MAPPED> = Array::new();
 
 #[btf_map]
 static NODE_ADDRESSES: HashMap<Address, NodeAddress, { capacity::NODE_ADDRESSES as usize }> = HashMap::new();
@@ -115,6 +119,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn service_cidrs(&self) -> Option<&ServiceCidrs> {
         SERVICE_CIDRS.get(0)
+    }
+
+    #[inline(always)]
+    fn maglev(&self, position: u32) -> Option<u32> {
+        MAGLEV.get(position).map(|position| position.slot)
     }
 
     #[inline(always)]

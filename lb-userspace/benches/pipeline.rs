@@ -18,7 +18,7 @@ use lb_userspace::{
         Change, Conditions, Endpoint, EndpointPort, EndpointSlice, Family, Kind, Object, ObjectName,
         Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
     },
-    pipeline::{NodePortAddresses, Pipeline, PipelineSettings},
+    pipeline::{DefaultAlgorithm, NodePortAddresses, Pipeline, PipelineSettings},
     store::{Capacity, Store, StoreError, Tables, Write, fake::FakeStore},
 };
 
@@ -27,6 +27,7 @@ const CAPACITY: Capacity = Capacity {
     services: 65_536,
     backends: 1_048_576,
     source_ranges: 65_536,
+    maglev: 1 << 17,
     node_addresses: 1_024,
 };
 
@@ -142,6 +143,7 @@ fn pipeline() -> Pipeline {
         node_name: "node-1".into(),
         node_port_addresses: NodePortAddresses::default(),
         external_ips: true,
+        algorithm: DefaultAlgorithm::default(),
     };
     Pipeline::new(settings, CAPACITY)
 }
@@ -181,6 +183,7 @@ fn service(number: u32) -> Object {
         external_policy: TrafficPolicy::Cluster,
         source_ranges: Vec::new(),
         health_check_node_port: None,
+        algorithm: None,
     })
 }
 

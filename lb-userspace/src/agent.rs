@@ -163,6 +163,7 @@ impl Prepared {
             node_ips,
             node_port_addresses,
             external_ips,
+            algorithm,
             datapath,
             log: _,
         } = config;
@@ -177,7 +178,7 @@ impl Prepared {
         report_features(&kernel);
         let (store, namespaces) = (kernel.store()?, kernel.namespaces()?);
         let connected = kernel.connected_sockets();
-        let settings = PipelineSettings { node_name, node_port_addresses, external_ips };
+        let settings = PipelineSettings { node_name, node_port_addresses, external_ips, algorithm };
         let mut pipeline = Pipeline::new(settings, store.capacity());
         if kernel.reused() {
             adopt(&mut pipeline, &store, &instance)?;
@@ -356,6 +357,7 @@ pub(crate) fn kernel_config(instance: &Instance, datapath: &config::Datapath) ->
             frontends: capacities.frontends,
             services: capacities.services,
             backends: capacities.backends,
+            maglev: defaults.capacity.maglev,
             source_ranges: defaults.capacity.source_ranges,
             node_addresses: defaults.capacity.node_addresses,
         },

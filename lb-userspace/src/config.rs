@@ -15,7 +15,7 @@ pub use flags::{InstanceFlags, LoadFlags, LogFlags, LogFormat, RunFlags};
 pub use machine::Machine;
 pub use values::{DevicePattern, PortRange};
 
-use crate::pipeline::NodePortAddresses;
+use crate::pipeline::{DefaultAlgorithm, NodePortAddresses};
 
 mod flags;
 mod machine;
@@ -39,6 +39,8 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// Whether `spec.externalIPs` are served.
     pub external_ips: bool,
+    /// How backends are chosen where a Service does not say it.
+    pub algorithm: DefaultAlgorithm,
     /// What is loaded and where it is attached.
     pub datapath: Datapath,
     /// What is logged and how.
@@ -183,14 +185,24 @@ pub enum ConfigError {
 impl RunFlags {
     /// Resolves what was typed on a machine.
     pub fn resolve(self, machine: &Machine) -> Result<Config, ConfigError> {
-        let Self { source, node_name, node_ips, nodeport_addresses, external_ips, instance, datapath, log } =
-            self;
+        let Self {
+            source,
+            node_name,
+            node_ips,
+            nodeport_addresses,
+            external_ips,
+            algorithm,
+            instance,
+            datapath,
+            log,
+        } = self;
         Ok(Config {
             source: source.resolve(machine)?,
             node_name: resolve_node_name(node_name.as_deref(), machine)?,
             node_ips: resolve_node_ips(&node_ips)?,
             node_port_addresses: nodeport_addresses,
             external_ips,
+            algorithm,
             instance: instance.resolve()?,
             datapath: datapath.resolve(machine)?,
             log: log.resolve()?,

@@ -4,6 +4,7 @@
 pub mod claims;
 pub mod foreign;
 pub mod ids;
+pub mod maglev;
 pub mod records;
 pub mod slots;
 

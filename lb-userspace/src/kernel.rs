@@ -87,6 +87,7 @@ impl Default for KernelConfig {
                 frontends: capacity::FRONTENDS,
                 services: capacity::SERVICES,
                 backends: capacity::BACKENDS,
+                maglev: capacity::MAGLEV,
                 source_ranges: capacity::SOURCE_RANGES,
                 node_addresses: capacity::NODE_ADDRESSES,
             },

@@ -123,6 +123,15 @@ pub enum ServiceType {
     ExternalName,
 }
 
+/// How a backend is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Algorithm {
+    /// At random.
+    Random,
+    /// By consistent hashing of the client: every node that has the same backends chooses the same one.
+    Maglev,
+}
+
 /// A traffic policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrafficPolicy {
@@ -165,6 +174,8 @@ pub struct Service {
     pub source_ranges: Vec<ipnet::IpNet>,
     /// `spec.healthCheckNodePort`.
     pub health_check_node_port: Option<u16>,
+    /// Annotation `sockeye.io/algorithm`.
+    pub algorithm: Option<Algorithm>,
 }
 
 /// A port of a Service.

@@ -32,6 +32,7 @@ pub use self::{
     node_ports::{NodePort, NodePorts},
     view::{BackendView, FrontendView, PortView, Reclaimed, ServiceView, Summary, SyncReport, Usage},
 };
+pub use crate::resolve::DefaultAlgorithm;
 pub use crate::resolve::node_addresses::{NodePortAddresses, NodePortAddressesError};
 use crate::{
     desired::{Desired, Effects},
@@ -51,6 +52,8 @@ pub struct PipelineSettings {
     pub node_port_addresses: NodePortAddresses,
     /// Whether `spec.externalIPs` are served (kube-proxy's default: yes).
     pub external_ips: bool,
+    /// How backends are chosen where a Service does not say it.
+    pub algorithm: DefaultAlgorithm,
 }
 
 /// From changes of objects to writes of tables.
@@ -63,7 +66,7 @@ pub struct Pipeline {
     actual: Actual,
     queue: Queue,
     /// Services that do not fit, with what they lack.
-    blocked: BTreeMap<ServiceIndex, NoRoom>,
+    blocked: BTreeMap<ServiceIndex, Vec<NoRoom>>,
     /// Frontends to delete, unless somebody claims them meanwhile.
     given_up: BTreeSet<FrontendKey>,
     node_addresses_touched: bool,
@@ -84,6 +87,7 @@ impl Pipeline {
                 node_name: node_name.clone(),
                 zone: None,
                 external_ips: settings.external_ips,
+                algorithm: settings.algorithm,
             },
             settings,
             state: State::new(node_name),
@@ -236,8 +240,7 @@ impl Pipeline {
 
     /// Tries those Services again that may fit by now.
     fn retry_blocked(&mut self, writer: &mut Writer<'_>) {
-        let may_fit = self.blocked.iter().filter(|(_, no_room)| no_room.may_fit(&self.actual));
-        for service in may_fit.map(|(service, _)| *service).collect::<Vec<_>>() {
+        for service in self.may_fit().collect::<Vec<_>>() {
             self.write_service(service, writer);
         }
     }
@@ -245,12 +248,16 @@ impl Pipeline {
     /// Queues those blocked Services that may fit by now.
     fn unblock(&mut self) -> usize {
         let before = self.queue.len();
-        for (service, no_room) in &self.blocked {
-            if no_room.may_fit(&self.actual) {
-                self.queue.push(*service);
-            }
+        for service in self.may_fit().collect::<Vec<_>>() {
+            self.queue.push(service);
         }
         self.queue.len() - before
+    }
+
+    /// The blocked Services one of whose ports may fit by now.
+    fn may_fit(&self) -> impl Iterator<Item = ServiceIndex> {
+        let may_fit = |lacks: &[NoRoom]| lacks.iter().any(|no_room| no_room.may_fit(&self.actual));
+        self.blocked.iter().filter(move |(_, lacks)| may_fit(lacks)).map(|(service, _)| *service)
     }
 
     fn write_node_addresses(&mut self, writer: &mut Writer<'_>) {
@@ -355,6 +362,8 @@ fn concerns_node_ports(write: &Write) -> bool {
         Write::DeleteFrontend { key } => *key == key.node_port(),
         Write::PutNodeAddress { .. } | Write::DeleteNodeAddress { .. } => true,
         Write::Slots { .. }
+        | Write::MaglevTable { .. }
+        | Write::MaglevRange { .. }
         | Write::Record { .. }
         | Write::Range { .. }
         | Write::Settings { .. }
@@ -376,6 +385,12 @@ fn no_room_text(no_room: NoRoom, actual: &Actual) -> String {
             maps::BACKENDS,
             actual.slots().free() + actual.slots().retired(),
             capacity.backends
+        ),
+        NoRoom::Positions(count) => format!(
+            "map {} has no {count} free positions in a row ({} of {} are free)",
+            maps::MAGLEV,
+            actual.positions().free() + actual.positions().retired(),
+            capacity.maglev
         ),
         NoRoom::Record => format!("map {} is full (capacity {})", maps::SERVICES, capacity.services),
         NoRoom::Frontends(count) => format!(

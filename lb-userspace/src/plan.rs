@@ -11,6 +11,8 @@
 //!   of the two states refuses it. The flag for "endpoints exist elsewhere" follows the same rule.
 //! * **Source ranges** are complete before the settings name them, and go after the settings have ceased to: on the way from
 //!   one list to another, the clients of both are admitted.
+//! * **A Maglev table** follows the set that it is of. Between the two stores a position leads to a slot of the set before,
+//!   which programs find out and choose at random.
 //! * A frontend that another service port has won still leads here until that port writes it. Its clients must not see
 //!   this port's new sets: if those change, the port moves to **another record** and leaves the old one, unchanged, to the
 //!   frontends that wait. So it does if one of its frontends becomes one of another kind: until that is written, the
@@ -25,11 +27,14 @@ use lb_common::{
     backend::Backend,
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
     prefix::Prefix,
-    service::{Range, ServiceRecord, Set, Settings},
+    service::{Range, ServiceRecord, Set, Settings, flags},
 };
 
 use self::actual::{Actual, Record};
-use crate::store::Write;
+use crate::{
+    desired::maglev::{self, Candidate},
+    store::Write,
+};
 
 /// What a service port should be.
 #[derive(Clone, Debug)]
@@ -59,6 +64,8 @@ pub struct Plan {
     pub writes: Vec<Write>,
     /// Sets that the plan has reserved slots for: to be settled with [`Actual::settle`] after the writes.
     pub reserved: Vec<Range>,
+    /// The Maglev table that the plan has reserved positions for.
+    pub reserved_table: Range,
 }
 
 /// Why there is no plan: something is full. Nothing has been reserved.
@@ -66,6 +73,8 @@ pub struct Plan {
 pub enum NoRoom {
     /// `BACKENDS` has not so many free slots in a row.
     Slots(u32),
+    /// `MAGLEV` has not so many free positions in a row.
+    Positions(u32),
     /// `SERVICES` has no free record.
     Record,
     /// `FRONTENDS` has no room for so many more.
@@ -83,6 +92,10 @@ impl NoRoom {
             Self::Slots(count) => {
                 actual.slots().retired() != 0 && actual.slots().free() + actual.slots().retired() >= count
             }
+            Self::Positions(count) => {
+                actual.positions().retired() != 0
+                    && actual.positions().free() + actual.positions().retired() >= count
+            }
             Self::Record => actual.records().retired().len() != 0,
             Self::SourceRanges(count) => {
                 let unused =
@@ -97,6 +110,7 @@ impl NoRoom {
     pub fn may_fit(self, actual: &Actual) -> bool {
         match self {
             Self::Slots(count) => actual.slots().free() >= count || self.is_helped_by_grace(actual),
+            Self::Positions(count) => actual.positions().free() >= count || self.is_helped_by_grace(actual),
             Self::Record => actual.records().free() != 0 || self.is_helped_by_grace(actual),
             Self::Frontends(count) => actual.capacity().frontends - actual.frontends() >= count,
             Self::SourceRanges(count) => {
@@ -116,19 +130,30 @@ pub fn plan(target: &Target<'_>, current: Option<u32>, actual: &mut Actual) -> R
         return Err(NoRoom::Frontends(appearing));
     }
     let known = current.and_then(|index| Some((index, actual.record(index)?)));
-    let (record, writes, reserved) = match known {
+    let Change { record, writes, reserved, reserved_table } = match known {
         Some((index, record)) if !must_move(target, index, record, actual) => {
-            let present = Present { settings: record.settings, cluster: record.cluster, local: record.local };
+            let present = Present {
+                settings: record.settings,
+                cluster: record.cluster,
+                local: record.local,
+                maglev: record.maglev,
+                maglev_of: record.maglev_of,
+            };
             change_in_place(target, index, present, actual)?
         }
         _ => fill_new_record(target, actual)?,
     };
-    let mut plan = Plan { record, writes, reserved };
+    let mut plan = Plan { record, writes, reserved, reserved_table };
     lead_frontends_to(&mut plan, target, actual);
     Ok(plan)
 }
 
-type Change = (u32, Vec<Write>, Vec<Range>);
+struct Change {
+    record: u32,
+    writes: Vec<Write>,
+    reserved: Vec<Range>,
+    reserved_table: Range,
+}
 
 /// Whether the record has to change while frontends lead to it that are no longer this port's, or of another kind.
 fn must_move(target: &Target<'_>, index: u32, record: &Record, actual: &Actual) -> bool {
@@ -149,6 +174,8 @@ struct Present {
     settings: Settings,
     cluster: Range,
     local: Range,
+    maglev: Range,
+    maglev_of: Range,
 }
 
 fn change_in_place(
@@ -162,6 +189,12 @@ fn change_in_place(
         Sets { target, present: vec![record.cluster, record.local], writes: Vec::new(), new: Vec::new() };
     let cluster = sets.place(target.cluster, record.cluster, actual)?;
     let local = sets.place(target.local, record.local, actual)?;
+    let known = (record.maglev_of == cluster).then_some(record.maglev);
+    let maglev = match known.filter(|table| (table.count != 0) == needs_table(target)) {
+        Some(table) => table,
+        None => sets.place_table(cluster, actual)?,
+    };
+    let reserved_table = if maglev == record.maglev { Range::EMPTY } else { maglev };
     let Sets { mut writes, new, .. } = sets;
     writes.extend(coming);
     let changes_ranges = (cluster, local) != (record.cluster, record.local);
@@ -176,20 +209,25 @@ fn change_in_place(
             writes.push(Write::Range { index, set, range });
         }
     }
+    if maglev != record.maglev {
+        writes.push(Write::MaglevRange { index, range: maglev });
+    }
     writes.extend(unfiltered_frontends(target, index, actual));
     if settings != target.settings {
         writes.push(Write::Settings { index, settings: target.settings });
     }
     writes.extend(going);
-    Ok((index, writes, new))
+    Ok(Change { record: index, writes, reserved: new, reserved_table })
 }
 
 fn fill_new_record(target: &Target<'_>, actual: &mut Actual) -> Result<Change, NoRoom> {
     let mut sets = Sets { target, present: Vec::new(), writes: Vec::new(), new: Vec::new() };
     let cluster = sets.place(target.cluster, Range::EMPTY, actual)?;
     let local = sets.place(target.local, Range::EMPTY, actual)?;
+    let maglev = sets.place_table(cluster, actual)?;
     let Some(index) = actual.reserve_record() else {
         sets.give_back(actual);
+        actual.give_back_table(maglev);
         return Err(NoRoom::Record);
     };
     // What stands at a free record are the left-overs of a plan that failed.
@@ -197,15 +235,22 @@ fn fill_new_record(target: &Target<'_>, actual: &mut Actual) -> Result<Change, N
         Ok(changes) => changes,
         Err(no_room) => {
             sets.give_back(actual);
+            actual.give_back_table(maglev);
             actual.give_back_record(index);
             return Err(no_room);
         }
     };
     let Sets { mut writes, new, .. } = sets;
     writes.extend(coming.into_iter().chain(going));
-    let record = ServiceRecord::new(target.service_id, target.settings, cluster, local);
+    let record = ServiceRecord::new(target.service_id, target.settings, cluster, local).with_maglev(maglev);
     writes.push(Write::Record { index, record });
-    Ok((index, writes, new))
+    Ok(Change { record: index, writes, reserved: new, reserved_table: maglev })
+}
+
+/// Whether programs may choose by a Maglev table: a backend alone needs none, and beyond some number none helps.
+fn needs_table(target: &Target<'_>) -> bool {
+    let asked = target.settings.flags & (flags::MAGLEV_OUTSIDE | flags::MAGLEV_SOCKETS) != 0;
+    asked && maglev::size(target.cluster.len()) != 0
 }
 
 /// The writes between the source ranges of a record and those that it should have.
@@ -255,6 +300,23 @@ impl Sets<'_> {
         self.writes.push(Write::Slots { first: range.first, backends: set.to_vec() });
         self.present.push(range);
         self.new.push(range);
+        Ok(range)
+    }
+
+    /// A Maglev table of the cluster set at its place; the empty range if none is asked for. Nothing else leads to it, so it
+    /// may be written before the range of the set.
+    fn place_table(&mut self, cluster: Range, actual: &mut Actual) -> Result<Range, NoRoom> {
+        if !needs_table(self.target) {
+            return Ok(Range::EMPTY);
+        }
+        let candidates: Vec<_> = self.target.cluster.iter().map(Candidate::from).collect();
+        let table = maglev::table(&candidates);
+        let Some(range) = actual.reserve_table(table.len() as u32) else {
+            self.give_back(actual);
+            return Err(NoRoom::Positions(table.len() as u32));
+        };
+        let slots = table.into_iter().map(|offset| cluster.first + offset).collect();
+        self.writes.push(Write::MaglevTable { first: range.first, slots });
         Ok(range)
     }
 

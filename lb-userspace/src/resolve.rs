@@ -3,6 +3,7 @@
 //! Pure and total: any Service with any slices resolves, and what cannot be served becomes a [`Problem`]. One Service at
 //! a time; what several Services claim alike is settled in [`crate::desired::claims`].
 
+pub mod algorithm;
 pub mod categorize;
 pub mod endpoints;
 pub mod frontends;
@@ -18,6 +19,7 @@ use lb_common::{
 };
 
 pub use self::{
+    algorithm::DefaultAlgorithm,
     endpoints::{EndpointState, ResolvedEndpoint, Verdict},
     frontends::{PortSpec, Skip},
 };
@@ -32,6 +34,8 @@ pub struct Context {
     pub zone: Option<Arc<str>>,
     /// Whether `spec.externalIPs` are served.
     pub external_ips: bool,
+    /// How backends are chosen where a Service does not say it.
+    pub algorithm: DefaultAlgorithm,
 }
 
 /// A Service, resolved.
@@ -68,7 +72,7 @@ pub fn resolve<'a>(service: &Service, slices: &'a [EndpointSlice], context: &Con
     let resolved = specs.into_iter().map(|spec| {
         let endpoints = endpoints::resolve(&spec, slices, context, &mut problems);
         let source_ranges = source_ranges(service, spec.family);
-        let settings = settings(service, &source_ranges, &endpoints);
+        let settings = settings(service, &spec, context, &source_ranges, &endpoints);
         ResolvedPort { spec, settings, source_ranges, endpoints }
     });
     let ports = resolved.collect();
@@ -86,13 +90,20 @@ pub fn source_ranges(service: &Service, family: Family) -> Vec<Prefix> {
 }
 
 /// The policies of a service port with these source ranges and endpoints.
-pub fn settings(service: &Service, source_ranges: &[Prefix], endpoints: &[ResolvedEndpoint<'_>]) -> Settings {
+pub fn settings(
+    service: &Service,
+    spec: &PortSpec,
+    context: &Context,
+    source_ranges: &[Prefix],
+    endpoints: &[ResolvedEndpoint<'_>],
+) -> Settings {
     let policy = |policy, flag| if policy == TrafficPolicy::Local { flag } else { 0 };
     let any = if endpoints.iter().any(ResolvedEndpoint::is_usable) { flags::ANY_ENDPOINTS } else { 0 };
     Settings {
         flags: policy(service.internal_policy, flags::INTERNAL_LOCAL)
             | policy(service.external_policy, flags::EXTERNAL_LOCAL)
             | if source_ranges.is_empty() { 0 } else { flags::SOURCE_RANGES }
+            | algorithm::settings_flags(service, spec, context.algorithm)
             | any,
         affinity_seconds: service.affinity_seconds.unwrap_or(0),
     }

@@ -27,6 +27,13 @@ pub enum Write {
         /// The backends of consecutive slots, sorted by id.
         backends: Vec<Backend>,
     },
+    /// Fills free positions of `MAGLEV`. No record leads to them yet.
+    MaglevTable {
+        /// The first position.
+        first: u32,
+        /// The slots that consecutive positions lead to.
+        slots: Vec<u32>,
+    },
     /// Fills a free record. No frontend leads to it yet.
     Record {
         /// Index in `SERVICES`.
@@ -40,6 +47,13 @@ pub enum Write {
         index: u32,
         /// Which set.
         set: Set,
+        /// The new range.
+        range: Range,
+    },
+    /// Switches a Maglev table: one eight-byte store. It is the table of the cluster set that is in force.
+    MaglevRange {
+        /// Index in `SERVICES`.
+        index: u32,
         /// The new range.
         range: Range,
     },
@@ -118,6 +132,8 @@ pub struct Tables {
     pub services: BTreeMap<u32, ServiceRecord>,
     /// The slots of `BACKENDS` that a range of these records leads to.
     pub backends: BTreeMap<u32, Backend>,
+    /// The Maglev tables of these records: first position → the slots that its positions lead to.
+    pub maglev: BTreeMap<u32, Vec<u32>>,
     /// `SOURCE_RANGES`, by record; none is empty.
     pub source_ranges: BTreeMap<u32, BTreeSet<Prefix>>,
     /// `SERVICE_CIDRS`.
@@ -135,6 +151,8 @@ pub struct Capacity {
     pub services: u32,
     /// Elements of `BACKENDS`.
     pub backends: u32,
+    /// Elements of `MAGLEV`.
+    pub maglev: u32,
     /// Entries of `SOURCE_RANGES`.
     pub source_ranges: u32,
     /// Entries of `NODE_ADDRESSES`.

@@ -31,7 +31,7 @@ use std::{
 use self::txtar::Archive;
 use crate::{
     model::{Change, Kind, Object, ObjectName, Problem},
-    pipeline::{NodePortAddresses, Pipeline, PipelineSettings},
+    pipeline::{DefaultAlgorithm, NodePortAddresses, Pipeline, PipelineSettings},
     source::manifest::objects_from_yaml,
     store::{Capacity, Store, StoreError, dump::dump},
 };
@@ -40,8 +40,14 @@ use crate::{
 const NODE: &str = "node-1";
 
 /// Map sizes unless a story says otherwise.
-const CAPACITY: Capacity =
-    Capacity { frontends: 64, services: 64, backends: 256, source_ranges: 64, node_addresses: 16 };
+const CAPACITY: Capacity = Capacity {
+    frontends: 64,
+    services: 64,
+    backends: 256,
+    source_ranges: 64,
+    maglev: 1 << 17,
+    node_addresses: 16,
+};
 
 /// Syncs after which a story gives up: a store that fails now and then must let it through.
 const MAX_SYNCS: usize = 1_000;
@@ -148,6 +154,7 @@ impl Story {
                 node_name: NODE.into(),
                 node_port_addresses: NodePortAddresses::default(),
                 external_ips: true,
+                algorithm: DefaultAlgorithm::default(),
             },
             capacity: CAPACITY,
             steps: Vec::new(),
@@ -236,6 +243,7 @@ impl Story {
             "frontends" => self.capacity.frontends = number()?,
             "services" => self.capacity.services = number()?,
             "backends" => self.capacity.backends = number()?,
+            "maglev" => self.capacity.maglev = number()?,
             "source-ranges" => self.capacity.source_ranges = number()?,
             "node-addresses" => self.capacity.node_addresses = number()?,
             other => return Err(format!("\"{other}\" is no setting")),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use expect_test::expect;
 use lb_userspace::{
     model::{Change, Kind, Object, Problem},
-    pipeline::{NodePortAddresses, Pipeline, PipelineSettings},
+    pipeline::{DefaultAlgorithm, NodePortAddresses, Pipeline, PipelineSettings},
     source::manifest::objects_from_yaml,
     store::{Capacity, Store, fake::FakeStore},
 };
@@ -17,6 +17,7 @@ const CAPACITY: Capacity = Capacity {
     services: 1 << 15,
     backends: 1 << 17,
     source_ranges: 1 << 10,
+    maglev: 1 << 17,
     node_addresses: 16,
 };
 
@@ -36,6 +37,7 @@ impl Cluster {
             node_name: "node-1".into(),
             node_port_addresses: NodePortAddresses::default(),
             external_ips: true,
+            algorithm: DefaultAlgorithm::default(),
         };
         let mut pipeline = Pipeline::new(settings, CAPACITY);
         for kind in Kind::ALL {

@@ -27,7 +27,7 @@ use lb_tests::{
 use lb_userspace::{
     kernel::{Kernel, KernelConfig, Namespaces, netns_cookie},
     model::{Change, Kind as ObjectKind},
-    pipeline::{NodePortAddresses, Pipeline, PipelineSettings},
+    pipeline::{DefaultAlgorithm, NodePortAddresses, Pipeline, PipelineSettings},
     source::manifest::objects_from_yaml,
     store::{Store as _, kernel::KernelStore},
 };
@@ -96,6 +96,7 @@ impl Datapath {
             node_name: "node-a".into(),
             node_port_addresses: NodePortAddresses::default(),
             external_ips: true,
+            algorithm: DefaultAlgorithm::default(),
         };
         kernel.configure(&Config {
             host_netns_cookie: cookie(&topology.node_a)?,

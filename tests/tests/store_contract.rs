@@ -33,8 +33,14 @@ struct Maps {
     _bpffs: Bpffs,
 }
 
-const CAPACITY: Capacity =
-    Capacity { frontends: 64, services: 16, backends: 100, source_ranges: 4, node_addresses: 8 };
+const CAPACITY: Capacity = Capacity {
+    frontends: 64,
+    services: 16,
+    backends: 100,
+    source_ranges: 4,
+    maglev: 1 << 17,
+    node_addresses: 8,
+};
 
 impl Maps {
     fn new(capacity: Capacity) -> Result<Self> {
@@ -255,6 +261,7 @@ fn a_large_cluster_is_written_fast() -> Result<()> {
         services: 50_000,
         backends: 500_000,
         source_ranges: 8,
+        maglev: 1 << 17,
         node_addresses: 8,
     };
     let mut maps = Maps::new(capacity)?;

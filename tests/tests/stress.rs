@@ -26,7 +26,7 @@ use lb_userspace::{
         Change, Conditions, Endpoint, EndpointPort, EndpointSlice, Family, Kind, Node, Object, ObjectName,
         Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
     },
-    pipeline::{NodePortAddresses, Pipeline, PipelineSettings},
+    pipeline::{DefaultAlgorithm, NodePortAddresses, Pipeline, PipelineSettings},
     store::{Store as _, kernel::KernelStore},
 };
 use nix::{
@@ -163,6 +163,7 @@ impl Writer {
             node_name: NODE.into(),
             node_port_addresses: NodePortAddresses::default(),
             external_ips: true,
+            algorithm: DefaultAlgorithm::default(),
         };
         let pipeline = Pipeline::new(settings, store.capacity());
         let mut writer = Self { pipeline, store, progress: Arc::default() };
@@ -355,5 +356,6 @@ fn service(name: &str, address: u32) -> Service {
         external_policy: TrafficPolicy::Cluster,
         source_ranges: Vec::new(),
         health_check_node_port: None,
+        algorithm: None,
     }
 }

@@ -11,10 +11,7 @@ use std::{collections::BTreeMap, vec, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    address::{Port, Protocol},
-    prefix::Prefix,
-};
+use crate::{address::Protocol, prefix::Prefix};
 
 #[derive(Default)]
 struct Fake {
@@ -22,6 +19,7 @@ struct Fake {
     node_addresses: BTreeMap<Address, NodeAddress>,
     services: Vec<ServiceRecord>,
     backends: Vec<Backend>,
+    maglev: Vec<u32>,
     service_cidrs: Option<ServiceCidrs>,
     source_ranges: Vec<(u32, Prefix)>,
     affinity: RefCell<BTreeMap<AffinityKey, AffinityValue>>,
@@ -54,6 +52,9 @@ impl Tables for Fake {
     }
     fn service_cidrs(&self) -> Option<&ServiceCidrs> {
         self.service_cidrs.as_ref()
+    }
+    fn maglev(&self, position: u32) -> Option<u32> {
+        self.maglev.get(position as usize).copied()
     }
     fn is_admitted(&self, key: &SourceKey) -> bool {
         let is_in = |prefix: &Prefix| Prefix::new(key.address, prefix.bits()) == *prefix;
@@ -398,5 +399,87 @@ proptest! {
                 prop_assert!(range.contains(selection.slot));
             }
         }
+    }
+}
+
+/// A service whose table leads from position `i` of 100 to slot `5 + i % 10`.
+fn with_table(maglev_flags: u32) -> Fake {
+    let settings = Settings { flags: maglev_flags, affinity_seconds: 0 };
+    let mut fake = Fake::with(key("198.51.100.1", 80), FrontendKind::LoadBalancer, settings);
+    fake.maglev = vec![999; 7];
+    fake.maglev.extend((0..100).map(|position| 5 + position % 10));
+    fake.services[0].maglev = Range { first: 7, count: 100 };
+    fake
+}
+
+fn from_outside(fake: &Fake, client: &str, port: u16) -> Result<u32, Reason> {
+    let found = find(fake, &key("198.51.100.1", 80), || Source::Outside)?;
+    let source = SocketAddress::new(address(client), Port::new(port));
+    select_outside(fake, &found, &source).map(|selection| selection.slot)
+}
+
+#[test]
+fn a_maglev_table_gives_a_client_the_same_backend_whatever_chance_says() {
+    let fake = with_table(flags::MAGLEV_OUTSIDE);
+    let mut slots = std::collections::BTreeSet::new();
+    for port in 40_000..40_100 {
+        let first = from_outside(&fake, "192.0.2.1", port);
+        fake.random.set(u32::MAX);
+        assert_eq!(from_outside(&fake, "192.0.2.1", port), first, "{port}");
+        fake.random.set(0);
+        slots.insert(first.unwrap());
+    }
+    assert_eq!(slots, (5..15).collect(), "clients are spread over all");
+}
+
+#[test]
+fn sockets_and_packets_use_the_table_only_where_their_flag_is_set() {
+    for (flags, outside, by_table) in [
+        (0, true, false),
+        (0, false, false),
+        (flags::MAGLEV_OUTSIDE, true, true),
+        (flags::MAGLEV_OUTSIDE, false, false),
+        (flags::MAGLEV_SOCKETS, true, false),
+        (flags::MAGLEV_SOCKETS, false, true),
+    ] {
+        let fake = with_table(flags);
+        let source = if outside { Source::Outside } else { Source::Pod };
+        let choose = |random| {
+            fake.random.set(random);
+            fake.choose_for(&key("198.51.100.1", 80), source, Client::Namespace(7)).unwrap()
+        };
+        assert_eq!(choose(0) == choose(u32::MAX), by_table, "{flags} {outside}");
+    }
+}
+
+#[test]
+fn a_table_of_another_set_is_not_used() {
+    let mut fake = with_table(flags::MAGLEV_OUTSIDE);
+    let set = Range { first: 15, count: 1 };
+    for (cluster, table) in [
+        // The set has been switched, the table not yet.
+        (set, Range { first: 7, count: 100 }),
+        (set, Range::EMPTY),
+        (set, Range { first: 0, count: 7 }),
+        // Beyond the map.
+        (set, Range { first: u32::MAX, count: 100 }),
+    ] {
+        fake.services[0].cluster = cluster;
+        fake.services[0].maglev = table;
+        assert_eq!(from_outside(&fake, "192.0.2.1", 40_000), Ok(15), "{table:?}");
+    }
+    fake.services[0].cluster = Range::EMPTY;
+    assert_eq!(from_outside(&fake, "192.0.2.1", 40_000), Err(Reason::NoBackends));
+}
+
+#[test]
+fn session_affinity_comes_before_the_table_and_remembers_what_it_gave() {
+    let fake = with_table(flags::MAGLEV_OUTSIDE);
+    let mut other = with_table(flags::MAGLEV_OUTSIDE);
+    other.services[0].settings.affinity_seconds = 10;
+    let given = from_outside(&fake, "192.0.2.1", 40_000);
+    assert_eq!(from_outside(&other, "192.0.2.1", 40_000), given, "the first connection asks the table");
+    for port in 40_001..40_020 {
+        assert_eq!(from_outside(&other, "192.0.2.1", port), given, "{port}");
     }
 }

@@ -2,7 +2,6 @@
 
 use lb_common::{
     address::{Address, Port, Protocol, SocketAddress},
-    affinity::Client,
     config::Config,
     decide::{self, Selection, Source, Tables as _},
     flow::{Flow, FlowKey, Service, flags},
@@ -34,7 +33,7 @@ pub(super) fn open(ctx: &impl Frame, packet: &Packet) -> Result<Flow, Reason> {
         return Err(Reason::NoFlow);
     }
     decide::admit(&Maps, &found, || Some(packet.source.address))?;
-    let selection = decide::select(&Maps, &found, true, || Client::Address(packet.source.address))?;
+    let selection = decide::select_outside(&Maps, &found, &packet.source)?;
     let redirect =
         forward::leaves_the_node(ctx, &packet.network, &packet.source, &selection.backend.socket_address())?;
     let service = Service {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use lb_common::config::{SNAT_PORT_FIRST, SNAT_PORT_LAST, capacity};
 
 use super::values::{DevicePattern, PortRange};
-use crate::pipeline::NodePortAddresses;
+use crate::pipeline::{DefaultAlgorithm, NodePortAddresses};
 
 /// The decision searches a set in at most 24 steps (`lb_common::decide`), and a flow table beyond this eats gigabytes.
 const MAX_ELEMENTS: i64 = 1 << 24;
@@ -59,6 +59,17 @@ pub struct RunFlags {
         help_heading = "Node"
     )]
     pub(super) external_ips: bool,
+
+    /// How backends are chosen where a Service's annotation `sockeye.io/algorithm` (random or maglev) does not say it
+    #[arg(
+        long,
+        value_name = "HOW",
+        env = "SOCKEYE_ALGORITHM",
+        value_enum,
+        default_value_t,
+        help_heading = "Node"
+    )]
+    pub(super) algorithm: DefaultAlgorithm,
 
     #[command(flatten)]
     pub(super) instance: InstanceFlags,

@@ -10,7 +10,10 @@ use aya::{
     Ebpf,
     maps::{Array, Map, MapData, MapError, MapInfo},
 };
-use lb_common::config::{Config, LAYOUT_VERSION, maps};
+use lb_common::{
+    config::{Config, LAYOUT_VERSION, maps},
+    service::Range,
+};
 
 use super::{
     error::KernelError,
@@ -23,10 +26,11 @@ use crate::store::{
 };
 
 /// The maps that are kept or replaced together.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     maps::FRONTENDS,
     maps::SERVICES,
     maps::BACKENDS,
+    maps::MAGLEV,
     maps::SOURCE_RANGES,
     maps::SERVICE_CIDRS,
     maps::NODE_ADDRESSES,
@@ -115,8 +119,11 @@ fn fits(tables: &Tables, store: &KernelStore) -> bool {
 fn writes(tables: &Tables) -> impl Iterator<Item = Write> {
     let slots =
         tables.backends.iter().map(|(slot, backend)| Write::Slots { first: *slot, backends: vec![*backend] });
-    let records =
-        tables.services.iter().map(|(index, record)| Write::Record { index: *index, record: *record });
+    // Maglev tables are made anew before the generation is switched to: they follow from the sets.
+    let records = tables
+        .services
+        .iter()
+        .map(|(index, record)| Write::Record { index: *index, record: record.with_maglev(Range::EMPTY) });
     let source_ranges = tables.source_ranges.iter().flat_map(|(record, prefixes)| {
         prefixes.iter().map(|prefix| Write::PutSourceRange { record: *record, prefix: *prefix })
     });

@@ -55,11 +55,12 @@ pub(crate) fn definitions(config: &KernelConfig) -> Result<BTreeMap<&'static str
 }
 
 /// The sizes that are configured.
-fn sizes(config: &KernelConfig) -> [(&'static str, u32); 7] {
+fn sizes(config: &KernelConfig) -> [(&'static str, u32); 8] {
     [
         (maps::FRONTENDS, config.capacity.frontends),
         (maps::SERVICES, config.capacity.services),
         (maps::BACKENDS, config.capacity.backends),
+        (maps::MAGLEV, config.capacity.maglev),
         (maps::SOURCE_RANGES, config.capacity.source_ranges),
         (maps::NODE_ADDRESSES, config.capacity.node_addresses),
         (maps::DATAGRAMS, config.datagrams),

@@ -14,7 +14,8 @@ use crate::{
 /// A record that cannot be emptied stays retired; source ranges that cannot be deleted stay for the next time.
 pub(super) fn reclaim(actual: &mut Actual, writer: &mut Writer<'_>) -> Result<Reclaimed, StoreError> {
     let has_ranges = actual.unused_source_ranges().next().is_some();
-    if actual.records().retired().len() == 0 && actual.slots().retired() == 0 && !has_ranges {
+    let has_places = actual.slots().retired() != 0 || actual.positions().retired() != 0;
+    if actual.records().retired().len() == 0 && !has_places && !has_ranges {
         return Ok(Reclaimed::default());
     }
     writer.write(&Write::Grace, actual)?;

@@ -5,7 +5,7 @@ use lb_common::{
     backend::{Backend, flags},
     frontend::{FrontendKey, FrontendKind},
     prefix::Prefix,
-    service::Settings,
+    service::{Settings, flags as settings},
 };
 
 use super::{Pipeline, Writer, grace, no_room_text, serving::Serving};
@@ -20,7 +20,10 @@ use crate::{
 
 /// Why a service port is not as it should be.
 enum Stop {
+    /// It is as it was.
     NoRoom(NoRoom),
+    /// It is in force, but for its Maglev table.
+    NoTable(NoRoom),
     Failed(StoreError),
 }
 
@@ -31,6 +34,7 @@ impl From<StoreError> for Stop {
 }
 
 /// What a service port should be, as far as its own objects say.
+#[derive(Clone)]
 struct Wanted<'a> {
     settings: Settings,
     source_ranges: Vec<Prefix>,
@@ -61,8 +65,13 @@ impl Pipeline {
             let what = match stopped {
                 Ok(()) => continue,
                 Err(Stop::NoRoom(no_room)) => {
-                    self.blocked.insert(index, no_room);
+                    self.blocked.entry(index).or_default().push(no_room);
                     format!("does not fit: {}; what is in force stays", no_room_text(no_room, &self.actual))
+                }
+                Err(Stop::NoTable(no_room)) => {
+                    self.blocked.entry(index).or_default().push(no_room);
+                    let why = no_room_text(no_room, &self.actual);
+                    format!("its backends are chosen at random, without a Maglev table: {why}")
                 }
                 Err(Stop::Failed(error)) => {
                     self.queue.push(index);
@@ -116,7 +125,7 @@ impl<'a> PortWriter<'a> {
         // Without a number nothing of the port can be in force.
         if spec.protocol == Protocol::Udp && *service_id != 0 {
             match written {
-                Ok(()) => self.serving.set(*service_id, &wanted.endpoints),
+                Ok(()) | Err(Stop::NoTable(_)) => self.serving.set(*service_id, &wanted.endpoints),
                 Err(_) => self.serving.set_if_unknown(*service_id, &wanted.endpoints),
             }
         }
@@ -126,6 +135,11 @@ impl<'a> PortWriter<'a> {
     fn write_wanted(&mut self, wanted: &Wanted<'_>, writer: &mut Writer<'_>) -> Result<(), Stop> {
         match self.plan(wanted, writer) {
             Ok(plan) => self.carry_out(&plan, writer).map_err(Stop::from),
+            Err(Stop::NoRoom(no_room @ NoRoom::Positions(_))) => {
+                let mut by_chance = wanted.clone();
+                by_chance.settings.flags &= !(settings::MAGLEV_OUTSIDE | settings::MAGLEV_SOCKETS);
+                self.write_wanted(&by_chance, writer).and(Err(Stop::NoTable(no_room)))
+            }
             Err(stop) => {
                 self.forget_numbers(wanted);
                 if matches!(stop, Stop::NoRoom(_)) {
@@ -153,7 +167,7 @@ impl<'a> PortWriter<'a> {
         let slices = self.entry.endpoint_slices();
         let endpoints = resolve::endpoints::resolve(spec, slices, self.context, self.problems);
         let source_ranges = resolve::source_ranges(service, spec.family);
-        let settings = resolve::settings(service, &source_ranges, &endpoints);
+        let settings = resolve::settings(service, spec, self.context, &source_ranges, &endpoints);
         Wanted { settings, source_ranges, endpoints, frontends }
     }
 
@@ -213,7 +227,7 @@ impl<'a> PortWriter<'a> {
     /// Writes as far as it goes; what has been written is in force, what has not is given back.
     fn carry_out(&mut self, plan: &Plan, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let result = plan.writes.iter().try_for_each(|write| writer.write(write, self.actual));
-        self.actual.settle(plan.record, &plan.reserved);
+        self.actual.settle(plan.record, &plan.reserved, plan.reserved_table);
         let port = self.desired.port_mut(self.port);
         if port.record != Some(plan.record)
             && self.actual.record(plan.record).is_some()

@@ -9,8 +9,14 @@ use crate::{
     store::{fake::FakeStore, faulty::FaultyStore},
 };
 
-const CAPACITY: Capacity =
-    Capacity { frontends: 16, services: 8, backends: 32, source_ranges: 8, node_addresses: 8 };
+const CAPACITY: Capacity = Capacity {
+    frontends: 16,
+    services: 8,
+    backends: 32,
+    source_ranges: 8,
+    maglev: 1 << 17,
+    node_addresses: 8,
+};
 
 fn service(name: &str, ip: &str) -> Service {
     Service {
@@ -28,6 +34,7 @@ fn service(name: &str, ip: &str) -> Service {
         external_policy: TrafficPolicy::Cluster,
         source_ranges: Vec::new(),
         health_check_node_port: None,
+        algorithm: None,
     }
 }
 
@@ -53,6 +60,7 @@ fn pipeline(capacity: Capacity) -> Pipeline {
         node_name: "node-1".into(),
         node_port_addresses: NodePortAddresses::default(),
         external_ips: true,
+        algorithm: DefaultAlgorithm::default(),
     };
     let mut pipeline = Pipeline::new(settings, capacity);
     for kind in Kind::ALL {
@@ -331,3 +339,4 @@ fn the_views_say_what_is_in_force_and_why() {
 }
 
 mod left;
+mod maglev;

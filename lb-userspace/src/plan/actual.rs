@@ -37,6 +37,8 @@ pub struct Actual {
     records: Vec<Record>,
     indices: RecordIndices,
     slots: Slots,
+    /// The positions of `MAGLEV`.
+    positions: Slots,
     /// What each slot holds, up to the highest that was ever used.
     contents: Vec<Backend>,
     /// The protocol for which each of these slots holds its backend's number; none: it holds none.
@@ -50,6 +52,8 @@ pub struct Actual {
     last_service_id: u32,
     /// Ranges that were replaced since the last plan was settled: a later write of the plan may lead there again.
     left: Vec<Range>,
+    /// The same of Maglev tables.
+    left_tables: Vec<Range>,
 }
 
 /// A record of `SERVICES`.
@@ -59,6 +63,10 @@ pub struct Record {
     pub cluster: Range,
     /// The set for policy `Local`; may be the same slots as `cluster`.
     pub local: Range,
+    /// The Maglev table.
+    pub maglev: Range,
+    /// The cluster set that the table was made for; empty: not known.
+    pub maglev_of: Range,
     /// The policies.
     pub settings: Settings,
     /// The service port's number; zero: the record is free.
@@ -94,6 +102,8 @@ impl Record {
     const FREE: Self = Self {
         cluster: Range::EMPTY,
         local: Range::EMPTY,
+        maglev: Range::EMPTY,
+        maglev_of: Range::EMPTY,
         settings: Settings { flags: 0, affinity_seconds: 0 },
         service_id: 0,
         frontends: Vec::new(),
@@ -122,6 +132,7 @@ impl Actual {
             records: Vec::new(),
             indices: RecordIndices::new(capacity.services),
             slots: Slots::new(capacity.backends),
+            positions: Slots::new(capacity.maglev),
             contents: Vec::new(),
             holds: Vec::new(),
             ids: BackendIds::default(),
@@ -131,6 +142,7 @@ impl Actual {
             node_addresses: BTreeMap::new(),
             last_service_id: 0,
             left: Vec::new(),
+            left_tables: Vec::new(),
         }
     }
 
@@ -172,6 +184,11 @@ impl Actual {
     /// The slots: which are free, which retired.
     pub fn slots(&self) -> &Slots {
         &self.slots
+    }
+
+    /// The positions of Maglev tables: which are free, which retired.
+    pub fn positions(&self) -> &Slots {
+        &self.positions
     }
 
     /// The backends of a set.
@@ -234,6 +251,16 @@ impl Actual {
         Some(range)
     }
 
+    /// Takes free positions for a Maglev table, which is then to be written there.
+    pub fn reserve_table(&mut self, size: u32) -> Option<Range> {
+        self.positions.allocate(size)
+    }
+
+    /// Gives positions back that were reserved and that no program can have seen.
+    pub fn give_back_table(&mut self, table: Range) {
+        self.positions.release(table);
+    }
+
     /// Takes a free record, which is then to be written.
     pub fn reserve_record(&mut self) -> Option<u32> {
         let index = self.indices.allocate()?;
@@ -257,9 +284,10 @@ impl Actual {
 
     /// After a plan for the record at `index` was carried out as far as it went: gives back what was reserved and nothing
     /// leads to, and retires what nothing leads to any more.
-    pub fn settle(&mut self, index: u32, reserved: &[Range]) {
+    pub fn settle(&mut self, index: u32, reserved: &[Range], reserved_table: Range) {
         let record = &self.records[index as usize];
         let in_use = [record.cluster, record.local];
+        let table = record.maglev;
         if record.is_free() {
             self.indices.release(index);
         }
@@ -272,6 +300,12 @@ impl Actual {
         for range in left.into_iter().filter(|range| !in_use.contains(range)) {
             self.slots.retire(range);
         }
+        if reserved_table != table {
+            self.positions.release(reserved_table);
+        }
+        for left in std::mem::take(&mut self.left_tables).into_iter().filter(|left| *left != table) {
+            self.positions.retire(left);
+        }
     }
 
     /// Notes a write that succeeded.
@@ -279,6 +313,12 @@ impl Actual {
         match write {
             Write::Record { index, record } => self.note_record(*index, record),
             Write::Range { index, set, range } => self.note_range(*index, *set, *range),
+            Write::MaglevRange { index, range } => {
+                if let Some(record) = self.records.get_mut(*index as usize) {
+                    record.maglev_of = record.cluster;
+                    self.left_tables.push(std::mem::replace(&mut record.maglev, *range));
+                }
+            }
             Write::Settings { index, settings } => {
                 if let Some(record) = self.records.get_mut(*index as usize) {
                     record.settings = *settings;
@@ -312,8 +352,8 @@ impl Actual {
             Write::DeleteNodeAddress { address } => {
                 self.node_addresses.remove(address);
             }
-            // Slots were noted when they were reserved; what a grace period frees is taken with free_retired.
-            Write::Slots { .. } | Write::Grace => {}
+            // Slots and positions were noted when they were reserved; what a grace period frees is taken with free_retired.
+            Write::Slots { .. } | Write::MaglevTable { .. } | Write::Grace => {}
         }
     }
 
@@ -343,12 +383,14 @@ impl Actual {
         for range in self.slots.free_retired() {
             range.slots().for_each(|slot| self.empty_slot(slot));
         }
+        self.positions.free_retired();
         Freed { slots: count, records }
     }
 
     /// Whether a grace period would free anything.
     pub fn has_retired(&self) -> bool {
         self.slots.retired() != 0
+            || self.positions.retired() != 0
             || self.emptiable_records().next().is_some()
             || self.unused_source_ranges().next().is_some()
     }
@@ -367,6 +409,8 @@ impl Actual {
         } else {
             record.cluster = written.cluster;
             record.local = written.local;
+            record.maglev = written.maglev;
+            record.maglev_of = written.cluster;
             record.settings = written.settings;
             record.service_id = written.service_id;
             record.owner = Owner::Port;
@@ -398,8 +442,9 @@ impl Actual {
             return;
         }
         record.owner = Owner::Retired;
-        let (cluster, local) = (record.cluster, record.local);
+        let (cluster, local, maglev) = (record.cluster, record.local, record.maglev);
         self.indices.retire(index);
+        self.positions.retire(maglev);
         self.slots.retire(cluster);
         if local != cluster {
             self.slots.retire(local);

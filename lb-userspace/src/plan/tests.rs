@@ -8,8 +8,14 @@ use lb_common::{
 use super::*;
 use crate::{desired::ids::BackendKey, store::Capacity};
 
-const CAPACITY: Capacity =
-    Capacity { frontends: 4, services: 3, backends: 12, source_ranges: 8, node_addresses: 4 };
+const CAPACITY: Capacity = Capacity {
+    frontends: 4,
+    services: 3,
+    backends: 12,
+    source_ranges: 8,
+    maglev: 1 << 17,
+    node_addresses: 4,
+};
 
 /// The actual tables with one service port, and a shorthand for what it should be.
 struct Bench {
@@ -90,7 +96,7 @@ impl Bench {
         for write in plan.writes.iter().take(writes) {
             self.actual.note(write);
         }
-        self.actual.settle(plan.record, &plan.reserved);
+        self.actual.settle(plan.record, &plan.reserved, plan.reserved_table);
         if self.record != Some(plan.record)
             && self.actual.record(plan.record).is_some()
             && let Some(before) = self.record.replace(plan.record)

@@ -15,7 +15,7 @@ use crate::{
         Conditions, Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, Protocol, Service,
         ServicePort, ServiceType, TrafficPolicy,
     },
-    pipeline::{NodePortAddresses, PipelineSettings},
+    pipeline::{DefaultAlgorithm, NodePortAddresses, PipelineSettings},
     store::{Capacity, StoreError, Tables, Write, fake::FakeStore},
 };
 
@@ -70,13 +70,20 @@ struct Running {
 impl Running {
     fn start() -> Self {
         let script = Arc::new(Mutex::new(Script::default()));
-        let capacity =
-            Capacity { frontends: 64, services: 64, backends: 64, source_ranges: 16, node_addresses: 16 };
+        let capacity = Capacity {
+            frontends: 64,
+            services: 64,
+            backends: 64,
+            source_ranges: 16,
+            maglev: 1 << 17,
+            node_addresses: 16,
+        };
         let store = Scripted { inner: FakeStore::new(capacity), script: Arc::clone(&script) };
         let settings = PipelineSettings {
             node_name: "node".into(),
             node_port_addresses: NodePortAddresses::default(),
             external_ips: true,
+            algorithm: DefaultAlgorithm::default(),
         };
         let (reconciler, progress) = Reconciler::new(Pipeline::new(settings, capacity), store);
         let health_checks = reconciler.health_checks();
@@ -175,6 +182,7 @@ fn web(hosts: &[u8]) -> (Service, EndpointSlice) {
         external_policy: TrafficPolicy::Cluster,
         source_ranges: Vec::new(),
         health_check_node_port: None,
+        algorithm: None,
     };
     let endpoint = |host: &u8| Endpoint {
         address: IpAddr::V4(Ipv4Addr::new(10, 1, 0, *host)),
@@ -391,6 +399,7 @@ async fn tells_health_checks_once_all_lists_have_arrived_and_wakes_nobody_for_a_
         service_type: ServiceType::LoadBalancer,
         external_policy: TrafficPolicy::Local,
         health_check_node_port: Some(32_000),
+        algorithm: None,
         ..service
     };
     let here = |slice: EndpointSlice| {

@@ -21,6 +21,7 @@ fn service(of: &str) -> Object {
         external_policy: TrafficPolicy::Cluster,
         source_ranges: Vec::new(),
         health_check_node_port: None,
+        algorithm: None,
     })
 }
 

@@ -28,6 +28,10 @@ pub struct CheckedStore<S> {
     source_ranges: BTreeMap<u32, BTreeSet<Prefix>>,
     seen_records: BTreeSet<u32>,
     seen_slots: BTreeSet<u32>,
+    /// What each position of `MAGLEV` leads to, as far as was written here.
+    positions: Vec<Option<u32>>,
+    /// The Maglev tables that programs may read: there are many positions, and few tables.
+    seen_tables: BTreeSet<Range>,
     violations: Vec<String>,
 }
 
@@ -39,12 +43,15 @@ impl<S: Store> CheckedStore<S> {
             inner,
             seen_records: tables.services.keys().copied().collect(),
             seen_slots: tables.backends.keys().copied().collect(),
+            positions: Vec::new(),
+            seen_tables: BTreeSet::new(),
             frontends: tables.frontends,
             records: tables.services,
             source_ranges: tables.source_ranges,
             slots: tables.backends.iter().map(|(slot, backend)| (*slot, backend.id)).collect(),
             violations: Vec::new(),
         };
+        tables.maglev.iter().for_each(|(first, slots)| checked.fill_positions(*first, slots));
         checked.forget_unseen();
         Ok(checked)
     }
@@ -62,6 +69,8 @@ impl<S: Store> CheckedStore<S> {
     fn check(&mut self, write: &Write) {
         match write {
             Write::Slots { first, backends } => self.check_slots(*first, backends),
+            Write::MaglevTable { first, slots } => self.check_positions(*first, slots),
+            Write::MaglevRange { index, range } => self.check_maglev(*index, *range),
             Write::Record { index, record } => self.check_record(*index, record),
             Write::Range { index, set, range } => self.check_range(*index, *set, *range),
             Write::Settings { index, settings } => match self.records.get_mut(index) {
@@ -110,6 +119,7 @@ impl<S: Store> CheckedStore<S> {
             self.records.insert(index, *record);
             self.check_set(index, record.cluster);
             self.check_set(index, record.local);
+            self.check_maglev(index, record.maglev);
         }
     }
 
@@ -138,6 +148,44 @@ impl<S: Store> CheckedStore<S> {
             self.violation(format!("record {index}: {range:?} is another record's"));
         }
         self.seen_slots.extend(range.slots());
+    }
+
+    fn check_positions(&mut self, first: u32, slots: &[u32]) {
+        let filled = Range { first, count: slots.len() as u32 };
+        if self.seen_tables.iter().any(|seen| seen.overlaps(filled)) {
+            self.violation(format!("positions {filled:?} filled while programs may read them"));
+        }
+        self.fill_positions(first, slots);
+    }
+
+    fn fill_positions(&mut self, first: u32, slots: &[u32]) {
+        let (first, end) = (first as usize, first as usize + slots.len());
+        self.positions.resize(self.positions.len().max(end), None);
+        for (position, slot) in self.positions[first..end].iter_mut().zip(slots) {
+            *position = Some(*slot);
+        }
+    }
+
+    fn check_maglev(&mut self, index: u32, table: Range) {
+        let Some(record) = self.records.get_mut(&index) else {
+            return self.violation(format!("Maglev table of free record {index}"));
+        };
+        record.maglev = table;
+        if table.count == 0 {
+            return;
+        }
+        let cluster = record.cluster;
+        let slots = self.positions.get(table.slots().start as usize..table.slots().end as usize);
+        if !slots.is_some_and(|slots| {
+            slots.iter().flatten().filter(|slot| cluster.contains(**slot)).count() == slots.len()
+        }) {
+            self.violation(format!("record {index}: the table {table:?} leads out of {cluster:?}"));
+        }
+        let mut others = self.records.iter().filter(|(other, _)| **other != index && self.is_led_to(**other));
+        if others.any(|(_, other)| other.maglev.overlaps(table)) {
+            self.violation(format!("record {index}: {table:?} is another record's"));
+        }
+        self.seen_tables.insert(table);
     }
 
     fn check_frontend(&mut self, key: &FrontendKey, entry: FrontendEntry) {
@@ -169,6 +217,7 @@ impl<S: Store> CheckedStore<S> {
     fn forget_unseen(&mut self) {
         self.seen_records = self.frontends.values().map(|entry| entry.record).collect();
         let records = self.seen_records.iter().filter_map(|index| self.records.get(index));
+        self.seen_tables = records.clone().map(|record| record.maglev).collect();
         self.seen_slots =
             records.flat_map(|record| [record.cluster, record.local]).flat_map(Range::slots).collect();
     }
@@ -207,8 +256,14 @@ mod tests {
     use crate::store::fake::FakeStore;
 
     fn store() -> CheckedStore<FakeStore> {
-        let capacity =
-            Capacity { frontends: 8, services: 8, backends: 8, source_ranges: 8, node_addresses: 8 };
+        let capacity = Capacity {
+            frontends: 8,
+            services: 8,
+            backends: 8,
+            source_ranges: 8,
+            maglev: 1 << 17,
+            node_addresses: 8,
+        };
         CheckedStore::new(FakeStore::new(capacity)).unwrap()
     }
 

@@ -120,6 +120,8 @@ fn settings_words(settings: Settings) -> String {
         (flags::INTERNAL_LOCAL, " internal-local"),
         (flags::EXTERNAL_LOCAL, " external-local"),
         (flags::ANY_ENDPOINTS, " any-endpoints"),
+        (flags::MAGLEV_OUTSIDE, " maglev-outside"),
+        (flags::MAGLEV_SOCKETS, " maglev-sockets"),
     ];
     let mut words: String =
         names.iter().filter(|(bit, _)| settings.flags & bit != 0).map(|(_, n)| *n).collect();
@@ -185,6 +187,7 @@ mod tests {
             ]),
             foreign: BTreeSet::from([Address::from_v4_bytes([10, 96, 0, 9])]),
             service_cidrs: vec![Prefix::of(IpAddr::from([10, 96, 0, 0]), 16)],
+            maglev: BTreeMap::new(),
             source_ranges: BTreeMap::from([(
                 3,
                 BTreeSet::from([

@@ -21,6 +21,7 @@ pub struct FakeStore {
     frontends: BTreeMap<FrontendKey, FrontendEntry>,
     services: Vec<ServiceRecord>,
     backends: Vec<Backend>,
+    maglev: Vec<u32>,
     source_ranges: BTreeSet<(u32, Prefix)>,
     foreign: BTreeSet<Address>,
     service_cidrs: Vec<Prefix>,
@@ -35,6 +36,7 @@ impl FakeStore {
             frontends: BTreeMap::new(),
             services: Vec::new(),
             backends: Vec::new(),
+            maglev: Vec::new(),
             source_ranges: BTreeSet::new(),
             foreign: BTreeSet::new(),
             service_cidrs: Vec::new(),
@@ -53,6 +55,25 @@ impl FakeStore {
         }
         self.backends[first..end].copy_from_slice(backends);
         Ok(())
+    }
+
+    fn write_positions(&mut self, first: u32, slots: &[u32]) -> Result<(), StoreError> {
+        let end = u64::from(first) + slots.len() as u64;
+        if end > u64::from(self.capacity.maglev) {
+            return Err(StoreError::OutOfBounds { map: maps::MAGLEV, index: self.capacity.maglev });
+        }
+        let (first, end) = (first as usize, end as usize);
+        if self.maglev.len() < end {
+            self.maglev.resize(end, 0);
+        }
+        self.maglev[first..end].copy_from_slice(slots);
+        Ok(())
+    }
+
+    /// The slots that the positions of a Maglev table lead to.
+    pub fn maglev(&self, table: Range) -> &[u32] {
+        let positions = table.slots();
+        self.maglev.get(positions.start as usize..positions.end as usize).unwrap_or_default()
     }
 
     fn record(&mut self, index: u32) -> Result<&mut ServiceRecord, StoreError> {
@@ -99,6 +120,8 @@ impl Store for FakeStore {
     fn apply(&mut self, write: &Write) -> Result<(), StoreError> {
         match write {
             Write::Slots { first, backends } => self.write_slots(*first, backends)?,
+            Write::MaglevTable { first, slots } => self.write_positions(*first, slots)?,
+            Write::MaglevRange { index, range } => self.record(*index)?.maglev = *range,
             Write::Record { index, record } => *self.record(*index)? = *record,
             Write::Range { index, set, range } => self.write_range(*index, *set, *range)?,
             Write::Settings { index, settings } => self.record(*index)?.settings = *settings,
@@ -154,10 +177,13 @@ impl Store for FakeStore {
         for (record, prefix) in &self.source_ranges {
             source_ranges.entry(*record).or_default().insert(*prefix);
         }
+        let tables = services.values().map(|record| record.maglev).filter(|table| table.count != 0);
+        let maglev = tables.map(|table| (table.first, self.maglev(table).to_vec())).collect();
         Ok(Tables {
             frontends: self.frontends.clone(),
             services,
             backends,
+            maglev,
             source_ranges,
             foreign: self.foreign.clone(),
             service_cidrs: self.service_cidrs.clone(),
@@ -176,8 +202,14 @@ mod tests {
 
     use super::*;
 
-    const CAPACITY: Capacity =
-        Capacity { frontends: 1, services: 2, backends: 4, source_ranges: 1, node_addresses: 1 };
+    const CAPACITY: Capacity = Capacity {
+        frontends: 1,
+        services: 2,
+        backends: 4,
+        source_ranges: 1,
+        maglev: 1 << 17,
+        node_addresses: 1,
+    };
 
     fn key(port: u16) -> FrontendKey {
         FrontendKey::new(Address::from_v4_bytes([10, 96, 0, 1]), Port::new(port), Protocol::Tcp)

@@ -53,6 +53,8 @@ impl<S: Store> FaultyStore<S> {
 const fn describe(write: &Write) -> (&'static str, &'static str) {
     match write {
         Write::Slots { .. } => (maps::BACKENDS, "write slots"),
+        Write::MaglevTable { .. } => (maps::MAGLEV, "write positions"),
+        Write::MaglevRange { .. } => (maps::SERVICES, "store Maglev range"),
         Write::Record { .. } => (maps::SERVICES, "write record"),
         Write::Range { .. } => (maps::SERVICES, "store range"),
         Write::Settings { .. } => (maps::SERVICES, "store settings"),
@@ -93,8 +95,14 @@ mod tests {
 
     #[test]
     fn about_the_given_share_fails_and_the_seed_decides_which() {
-        let capacity =
-            Capacity { frontends: 1, services: 1, backends: 1, source_ranges: 1, node_addresses: 1 };
+        let capacity = Capacity {
+            frontends: 1,
+            services: 1,
+            backends: 1,
+            source_ranges: 1,
+            maglev: 1 << 17,
+            node_addresses: 1,
+        };
         let outcomes = |seed| {
             let mut store = FaultyStore::new(FakeStore::new(capacity), 10, seed);
             (0..10_000).map(|_| store.apply(&Write::Grace).is_err()).collect::<Vec<_>>()

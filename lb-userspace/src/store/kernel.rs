@@ -25,8 +25,9 @@ use lb_common::{
     backend::Backend,
     config::{NodeAddress, maps},
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
+    maglev::Position,
     prefix::Prefix,
-    service::{ServiceRecord, Set},
+    service::{Range, ServiceRecord, Set},
     service_cidr::ServiceCidrs,
     source::{SourceKey, SourceRange},
 };
@@ -62,6 +63,7 @@ pub(crate) struct TableMaps {
     service_cidrs: Map,
     services: MappedArray<ServiceRecord>,
     backends: MappedArray<Backend>,
+    maglev: MappedArray<Position>,
     capacity: Capacity,
 }
 
@@ -104,6 +106,14 @@ impl Store for KernelStore {
         let tables = &mut self.tables;
         match write {
             Write::Slots { first, backends } => tables.backends.fill(*first, backends).map_err(no_slot),
+            Write::MaglevTable { first, slots } => {
+                let positions: Vec<_> = slots.iter().map(|slot| Position::new(*slot)).collect();
+                tables.maglev.fill(*first, &positions).map_err(no_position)
+            }
+            Write::MaglevRange { index, range } => {
+                let offset = offset_of!(ServiceRecord, maglev);
+                tables.services.store(*index, offset, bytemuck::cast(*range)).map_err(no_record)
+            }
             Write::Record { index, record } => tables.services.fill(*index, &[*record]).map_err(no_record),
             Write::Range { index, set, range } => {
                 let offset = match set {
@@ -185,10 +195,12 @@ impl TableMaps {
         };
         let services = MappedArray::new(&services, writable).map_err(error(maps::SERVICES))?;
         let backends = MappedArray::new(&backends, writable).map_err(error(maps::BACKENDS))?;
+        let maglev = MappedArray::new(&array(maps::MAGLEV)?, writable).map_err(error(maps::MAGLEV))?;
         let capacity = Capacity {
             frontends: entries(maps::FRONTENDS, &frontends)?,
             services: services.len(),
             backends: backends.len(),
+            maglev: maglev.len(),
             source_ranges: entries(maps::SOURCE_RANGES, &source_ranges)?,
             node_addresses: entries(maps::NODE_ADDRESSES, &node_addresses)?,
         };
@@ -199,6 +211,7 @@ impl TableMaps {
             source_ranges: LpmTrie::try_from(source_ranges).map_err(error(maps::SOURCE_RANGES))?,
             services,
             backends,
+            maglev,
             capacity,
         })
     }
@@ -232,11 +245,21 @@ impl TableMaps {
             frontends,
             foreign: foreign.keys().map(FrontendKey::address).collect(),
             service_cidrs: service_cidrs.prefixes().collect(),
+            maglev: self.maglev_tables(&services),
             services,
             backends,
             source_ranges: self.source_ranges()?,
             node_addresses: entries(&self.node_addresses, maps::NODE_ADDRESSES)?,
         })
+    }
+
+    /// A table beyond the map would be a defect; the pipeline finds it by its missing positions.
+    fn maglev_tables(&self, services: &BTreeMap<u32, ServiceRecord>) -> BTreeMap<u32, Vec<u32>> {
+        let tables = services.values().map(|record| record.maglev).filter(|table| table.count != 0);
+        let slots = |table: Range| {
+            table.slots().map_while(|position| Some(self.maglev.load(position).ok()?.slot)).collect()
+        };
+        tables.map(|table| (table.first, slots(table))).collect()
     }
 
     fn source_ranges(&self) -> Result<BTreeMap<u32, BTreeSet<Prefix>>, StoreError> {
@@ -324,6 +347,10 @@ fn store_error(operation: &'static str, map: &'static str, error: MapError) -> S
     } else {
         StoreError::Kernel { map, operation, source }
     }
+}
+
+fn no_position(OutOfBounds { index }: OutOfBounds) -> StoreError {
+    StoreError::OutOfBounds { map: maps::MAGLEV, index }
 }
 
 fn no_slot(OutOfBounds { index }: OutOfBounds) -> StoreError {

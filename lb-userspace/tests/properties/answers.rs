@@ -90,6 +90,12 @@ impl decide::Tables for Kernel<'_> {
         Some(&self.service_cidrs)
     }
 
+    /// None: with a table, a client would always get the same backend, and here all of a set are to be seen. That tables
+    /// lead to their sets' slots is for [`lb_userspace::store::checked`].
+    fn maglev(&self, _: u32) -> Option<u32> {
+        None
+    }
+
     fn is_admitted(&self, key: &SourceKey) -> bool {
         let is_in = |range: &Prefix| Prefix::new(key.address, range.bits()) == *range;
         self.tables.source_ranges.get(&key.record).is_some_and(|ranges| ranges.iter().any(is_in))

@@ -125,6 +125,7 @@ fn service() -> impl Strategy<Value = v1::Service> {
         service_name(),
         option::weighted(0.7, 0..3i64),
         rarely(&["service.kubernetes.io/service-proxy-name"]),
+        option::weighted(0.3, select(vec!["maglev", "random", "best"])),
     );
     let service_type = prop_oneof![
         6 => Just(Some("LoadBalancer")), 2 => Just(Some("NodePort")), 2 => Just(Some("ClusterIP")),
@@ -135,7 +136,7 @@ fn service() -> impl Strategy<Value = v1::Service> {
         prop_oneof![8 => Just(None), 1 => Just(Some(None)), 4 => (0..4i32).prop_map(|s| Some(Some(s)))];
     (meta, service_type, addresses, vec(port(), 0..4), (policy(), policy(), affinity)).prop_map(
         |(
-            (name, created, proxy),
+            (name, created, proxy, algorithm),
             service_type,
             (cluster, external, (ingress, source_ranges)),
             ports,
@@ -148,6 +149,8 @@ fn service() -> impl Strategy<Value = v1::Service> {
                 metadata: ObjectMeta {
                     creation_timestamp: created.map(|second| Time(Timestamp::from_second(second).unwrap())),
                     labels: proxy.map(|label| [(label, "x".to_owned())].into()),
+                    annotations: algorithm
+                        .map(|name| [("sockeye.io/algorithm".to_owned(), name.to_owned())].into()),
                     ..metadata(&name)
                 },
                 spec: Some(v1::ServiceSpec {

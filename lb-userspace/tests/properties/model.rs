@@ -50,12 +50,15 @@ pub(crate) enum Answer {
 
 /// A service port in one family.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of the specification")]
 pub(crate) struct ServicePort {
     /// `namespace/name:port`; of an unnamed port, the Service's name alone.
     pub(crate) name: String,
     pub(crate) internal_local: bool,
     pub(crate) external_local: bool,
     pub(crate) affinity: u32,
+    /// Asked for by the Service's annotation.
+    pub(crate) maglev: bool,
     /// `loadBalancerSourceRanges` of the family; none: all are admitted.
     pub(crate) sources: BTreeSet<IpNet>,
     /// Usable from here or from elsewhere.
@@ -152,6 +155,10 @@ impl Model {
                     internal_local: is_local(&spec.internal_traffic_policy),
                     external_local: is_local(&spec.external_traffic_policy),
                     affinity: affinity(&spec),
+                    maglev: service
+                        .annotations()
+                        .get("sockeye.io/algorithm")
+                        .is_some_and(|name| name == "maglev"),
                     sources: sources(&spec)
                         .into_iter()
                         .filter(|range| range.addr().is_ipv6() == six)

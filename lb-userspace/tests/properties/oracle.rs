@@ -93,7 +93,9 @@ fn meaning(port: &ServicePort, kind: Kind) -> Meaning {
             flags: flag(port.internal_local, flags::INTERNAL_LOCAL)
                 | flag(port.external_local, flags::EXTERNAL_LOCAL)
                 | flag(!port.sources.is_empty(), flags::SOURCE_RANGES)
-                | flag(port.any, flags::ANY_ENDPOINTS),
+                | flag(port.any, flags::ANY_ENDPOINTS)
+                | flag(port.maglev && !port.external_local, flags::MAGLEV_OUTSIDE)
+                | flag(port.maglev, flags::MAGLEV_SOCKETS),
             affinity_seconds: port.affinity,
         },
         sources: port.sources.iter().map(|range| Prefix::of(range.addr(), range.prefix_len())).collect(),
@@ -137,6 +139,8 @@ pub(crate) fn frontends_dump(meanings: &Meanings) -> String {
             (flags::INTERNAL_LOCAL, " internal-local"),
             (flags::EXTERNAL_LOCAL, " external-local"),
             (flags::ANY_ENDPOINTS, " any-endpoints"),
+            (flags::MAGLEV_OUTSIDE, " maglev-outside"),
+            (flags::MAGLEV_SOCKETS, " maglev-sockets"),
         ] {
             if settings.flags & flag != 0 {
                 text += word;

@@ -6,7 +6,7 @@ use k8s_openapi::api::{core::v1, discovery::v1 as discovery};
 use kube::ResourceExt as _;
 use lb_userspace::{
     model::{Change, Kind, Object, ObjectName},
-    pipeline::PipelineSettings,
+    pipeline::{DefaultAlgorithm, PipelineSettings},
     source::convert,
 };
 
@@ -64,6 +64,7 @@ impl Operator {
             node_name: NODE.into(),
             node_port_addresses: self.node_port_addresses.parse().unwrap(),
             external_ips: self.external_ips,
+            algorithm: DefaultAlgorithm::Random,
         }
     }
 }

@@ -11,7 +11,12 @@ use lb_common::{
 
 use super::{Actual, Owner, Record, source_ranges::SourceRanges};
 use crate::{
-    desired::{ids::BackendKey, records::RecordIndices, slots::Slots},
+    desired::{
+        ids::BackendKey,
+        maglev::{self, Candidate},
+        records::RecordIndices,
+        slots::Slots,
+    },
     store::{Capacity, Tables},
 };
 
@@ -31,13 +36,15 @@ impl Actual {
                 record.frontends.push(*key);
             }
         }
-        let mut used = BTreeSet::new();
+        let (mut used, mut used_positions) = (BTreeSet::new(), BTreeSet::new());
         for index in 0..actual.records.len() {
             actual.adopt_sets(index, &tables, &mut used);
+            actual.adopt_table(index, &tables, &mut used_positions);
         }
         let in_use = tables.services.keys().copied().filter(|index| *index < capacity.services);
         actual.indices = RecordIndices::adopt(capacity.services, in_use);
         actual.slots = Slots::adopt(capacity.backends, &used);
+        actual.positions = Slots::adopt(capacity.maglev, &used_positions);
         for index in 0..actual.records.len() {
             actual.retire_if_unused(index as u32);
         }
@@ -92,11 +99,31 @@ impl Actual {
         self.records[index as usize] = Record {
             cluster: record.cluster,
             local: record.local,
+            maglev: record.maglev,
+            maglev_of: Range::EMPTY,
             settings: record.settings,
             service_id: record.service_id,
             frontends: Vec::new(),
             owner: Owner::Awaited,
         };
+    }
+
+    /// Takes note of a record's Maglev table, if it makes sense and something leads to it. One that is not what its set asks
+    /// for is in force until the service port replaces it.
+    fn adopt_table(&mut self, index: usize, tables: &Tables, used: &mut BTreeSet<Range>) {
+        let Record { cluster, maglev: table, .. } = self.records[index];
+        let is_led_to = !self.records[index].is_free() && !self.records[index].frontends.is_empty();
+        let fits = fits(table, self.capacity.maglev) && !touches(used, table);
+        if table.count == 0 || !is_led_to || !fits {
+            self.records[index].maglev = Range::EMPTY;
+            return;
+        }
+        used.insert(table);
+        let candidates: Vec<_> = self.set(cluster).iter().map(Candidate::from).collect();
+        let expected = maglev::table(&candidates).into_iter().map(|offset| cluster.first + offset);
+        if tables.maglev.get(&table.first).is_some_and(|slots| expected.eq(slots.iter().copied())) {
+            self.records[index].maglev_of = cluster;
+        }
     }
 
     /// Takes a record's sets into the mirror, if they make sense; a record that nothing leads to keeps none.
@@ -110,8 +137,8 @@ impl Actual {
         }
         ranges.retain(|range| range.count != 0);
         let sets: Option<Vec<_>> = ranges.iter().map(|range| backends(tables, *range)).collect();
-        let is_disjoint = ranges.len() < 2 || !overlap(ranges[0], ranges[1]);
-        let is_free = |range: &Range| fits(*range, self.capacity) && !touches(used, *range);
+        let is_disjoint = ranges.len() < 2 || !ranges[0].overlaps(ranges[1]);
+        let is_free = |range: &Range| fits(*range, self.capacity.backends) && !touches(used, *range);
         if let (Some(protocol), Some(sets), true) =
             (protocol, sets, is_disjoint && ranges.iter().all(is_free))
         {
@@ -139,17 +166,13 @@ fn backends(tables: &Tables, range: Range) -> Option<Vec<Backend>> {
     (in_range.len() == range.count as usize).then_some(in_range)
 }
 
-fn fits(range: Range, capacity: Capacity) -> bool {
-    u64::from(range.first) + u64::from(range.count) <= u64::from(capacity.backends)
-}
-
-fn overlap(a: Range, b: Range) -> bool {
-    a.slots().start < b.slots().end && b.slots().start < a.slots().end
+fn fits(range: Range, capacity: u32) -> bool {
+    u64::from(range.first) + u64::from(range.count) <= u64::from(capacity)
 }
 
 /// Whether a range shares a slot with one of these, which share none among each other.
 fn touches(used: &BTreeSet<Range>, range: Range) -> bool {
     let before = used.range(..range).next_back();
     let after = used.range(range..).next();
-    before.into_iter().chain(after).any(|other| overlap(*other, range))
+    before.into_iter().chain(after).any(|other| other.overlaps(range))
 }

@@ -8,8 +8,14 @@ use lb_common::{
 use super::*;
 use crate::store::Tables;
 
-const CAPACITY: Capacity =
-    Capacity { frontends: 8, services: 8, backends: 16, source_ranges: 8, node_addresses: 4 };
+const CAPACITY: Capacity = Capacity {
+    frontends: 8,
+    services: 8,
+    backends: 16,
+    source_ranges: 8,
+    maglev: 1 << 17,
+    node_addresses: 4,
+};
 
 fn key(host: u8) -> FrontendKey {
     FrontendKey::new(Address::from_v4_bytes([10, 96, 0, host]), Port::new(80), Protocol::Tcp)

@@ -4,7 +4,12 @@ use super::*;
 use crate::model::{EndpointPort, ObjectName, Protocol};
 
 fn context() -> Context {
-    Context { node_name: "node-1".into(), zone: None, external_ips: true }
+    Context {
+        node_name: "node-1".into(),
+        zone: None,
+        external_ips: true,
+        algorithm: crate::resolve::DefaultAlgorithm::default(),
+    }
 }
 
 fn port(name: &str) -> PortSpec {

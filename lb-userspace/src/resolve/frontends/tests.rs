@@ -10,7 +10,12 @@ use crate::{
 };
 
 fn context() -> Context {
-    Context { node_name: "node-1".into(), zone: None, external_ips: true }
+    Context {
+        node_name: "node-1".into(),
+        zone: None,
+        external_ips: true,
+        algorithm: crate::resolve::DefaultAlgorithm::default(),
+    }
 }
 
 fn ips(list: &[&str]) -> Vec<IpAddr> {
@@ -37,6 +42,7 @@ fn service(cluster_ips: &[&str]) -> Service {
         external_policy: TrafficPolicy::Cluster,
         source_ranges: Vec::new(),
         health_check_node_port: None,
+        algorithm: None,
     }
 }
 
@@ -185,7 +191,9 @@ fn source_ranges_filter_the_clients_of_their_family_alone() {
     assert_eq!(words(&service, Family::V4), ["10.0.0.0/8", "203.0.113.0/24"]);
     assert_eq!(words(&service, Family::V6), ["2001:db8::/32"]);
     service.source_ranges.retain(|range| Family::of(&range.addr()) == Family::V6);
-    let filter = |family| settings(&service, &source_ranges(&service, family), &[]).flags;
+    let spec =
+        PortSpec { name: "".into(), protocol: Protocol::Tcp, family: Family::V4, frontends: Vec::new() };
+    let filter = |family| settings(&service, &spec, &context(), &source_ranges(&service, family), &[]).flags;
     assert_eq!([Family::V4, Family::V6].map(filter), [0, flags::SOURCE_RANGES]);
 }
 

@@ -4,7 +4,12 @@ use super::*;
 use crate::model::{Conditions, Endpoint, EndpointPort, ObjectName, Protocol};
 
 fn context() -> Context {
-    Context { node_name: "node-1".into(), zone: None, external_ips: true }
+    Context {
+        node_name: "node-1".into(),
+        zone: None,
+        external_ips: true,
+        algorithm: crate::resolve::DefaultAlgorithm::default(),
+    }
 }
 
 fn service(cluster_ips: &[&str]) -> Service {
@@ -23,6 +28,7 @@ fn service(cluster_ips: &[&str]) -> Service {
         external_policy: TrafficPolicy::Local,
         source_ranges: Vec::new(),
         health_check_node_port: Some(32_000),
+        algorithm: None,
     }
 }
 

@@ -6,8 +6,10 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
 
 use super::{Report, address::parse_net, nameless, namespaced};
-use crate::model::{Kind, Problem, Service, ServicePort, ServiceType, TrafficPolicy};
+use crate::model::{Algorithm, Kind, Problem, Service, ServicePort, ServiceType, TrafficPolicy};
 
+/// How backends are chosen.
+const ALGORITHM: &str = "sockeye.io/algorithm";
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds`, where none is given.
@@ -61,8 +63,21 @@ pub fn service(service: &v1::Service) -> (Option<Service>, Vec<Problem>) {
             .health_check_node_port
             .filter(|number| *number != 0)
             .and_then(|number| report.port("spec.healthCheckNodePort", number, "it is not served")),
+        algorithm: algorithm(service, &mut report),
     };
     (Some(converted), report.finish())
+}
+
+fn algorithm(service: &v1::Service, report: &mut Report) -> Option<Algorithm> {
+    match service.metadata.annotations.as_ref()?.get(ALGORITHM)?.as_str() {
+        "random" => Some(Algorithm::Random),
+        "maglev" => Some(Algorithm::Maglev),
+        other => {
+            let what = format!("\"{other}\" is not random or maglev; the default of the node holds");
+            report.add(format!("metadata.annotations[{ALGORITHM}]"), what);
+            None
+        }
+    }
 }
 
 fn owned((key, value): (&String, &String)) -> (String, String) {

@@ -11,7 +11,7 @@ use lb_common::config::Config;
 use lb_userspace::{
     kernel::{Kernel, KernelConfig, cleanup},
     model::Change,
-    pipeline::{NodePortAddresses, Pipeline, PipelineSettings, SyncReport},
+    pipeline::{DefaultAlgorithm, NodePortAddresses, Pipeline, PipelineSettings, SyncReport},
     store::{Capacity, Store, StoreError, Tables, Write, kernel::KernelStore},
 };
 
@@ -38,6 +38,7 @@ impl Datapath {
             node_name: objects::NODE.into(),
             node_port_addresses: NodePortAddresses::default(),
             external_ips: true,
+            algorithm: DefaultAlgorithm::default(),
         };
         Ok(Self { pipeline: Pipeline::new(settings, store.capacity()), kernel, store })
     }

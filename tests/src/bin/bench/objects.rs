@@ -110,6 +110,7 @@ fn service(number: u32) -> Service {
         external_policy: TrafficPolicy::Cluster,
         source_ranges: Vec::new(),
         health_check_node_port: None,
+        algorithm: None,
     }
 }
 

@@ -112,6 +112,7 @@ fn everything_at_once() {
             health_check_node_port: Some(
                 32000,
             ),
+            algorithm: None,
         }"#]]
     .assert_eq(&format!("{:#?}", service.unwrap()));
     assert!(problems.is_empty(), "{problems:?}");
