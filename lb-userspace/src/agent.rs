@@ -16,6 +16,7 @@
 
 mod answers;
 mod datapath;
+pub(crate) mod devices;
 mod namespaces;
 mod node_ports;
 pub(crate) mod source_address;
@@ -170,7 +171,7 @@ impl Prepared {
         let facts = Facts::new(&instance, &node_name);
         let node_name: Arc<str> = node_name.into();
         let (source, origin) = open_source(source, &node_name).await?;
-        let interfaces = netlink::read(&datapath.devices).await?;
+        let interfaces = netlink::read().await?;
         // Before anything is made at the kernel; once more when the socket is bound.
         check_free(&instance.socket)?;
         let mut kernel = Kernel::prepare(&kernel_config(&instance, &datapath))?;
@@ -221,7 +222,7 @@ impl Prepared {
         let (changes, arrived) = source::channel();
         let (ask_reconciler, asked_reconciler) = mpsc::channel(QUESTIONS);
         let (ask_datapath, asked_datapath) = mpsc::channel(QUESTIONS);
-        let (devices, watched_devices) = watch::channel(interfaces.devices);
+        let (links, watched_links) = watch::channel(interfaces.links);
         let (ready, watched_ready) = watch::channel(false);
         let (reconciler, progress) = Reconciler::new(pipeline, store);
         let checks = reconciler.health_checks();
@@ -232,7 +233,7 @@ impl Prepared {
         let mut parts = Parts::new();
         spawn_source(&mut parts, source, changes.clone());
         let (device_events, watched_events) = watch::channel(0);
-        let follow = netlink::follow(datapath.devices.clone(), changes.clone(), devices, device_events);
+        let follow = netlink::follow(changes.clone(), links, device_events);
         parts.spawn(follow.map(|()| Ok("netlink")));
         let (known, watched_namespaces) = watch::channel(Known::default());
         let follow = namespaces::follow(namespaces, watched_events, changes.clone(), known);
@@ -268,7 +269,7 @@ impl Prepared {
         };
         parts.spawn(server.serve(Arc::new(answers)).map(|()| Ok("status server")));
         let datapath = Datapath::new(kernel, host, node_ips, datapath.snat_ports, datapath.devices, changes);
-        (parts, datapath.run(progress, watched_devices, asked_datapath, ready))
+        (parts, datapath.run(progress, watched_links, asked_datapath, ready))
     }
 }
 

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 pub use flags::{InstanceFlags, LoadFlags, LogFlags, LogFormat, RunFlags};
 pub use machine::Machine;
-pub use values::{DevicePattern, PortRange};
+pub use values::{DeviceChoice, DevicePattern, PortRange};
 
 use crate::pipeline::{DefaultAlgorithm, NodePortAddresses};
 
@@ -106,8 +106,8 @@ pub struct NodeIps {
 pub struct Datapath {
     /// The cgroup whose sockets are served, and those of all cgroups below it.
     pub cgroup: PathBuf,
-    /// The names of the devices that serve clients from outside; empty: none.
-    pub devices: Vec<DevicePattern>,
+    /// The devices that serve clients from outside.
+    pub devices: DeviceChoice,
     /// The sizes of the maps.
     pub capacities: Capacities,
     /// The ports for translated sources.

@@ -1,4 +1,4 @@
-//! The node's interfaces: their addresses, and the devices that match `--devices`, followed as they come and go.
+//! The node's interfaces: devices, their addresses, and which of them have a default route, followed as they come and go.
 //!
 //! An event says only that something changed; the whole is read again then. So a lost event costs nothing as long as
 //! the loss itself is noticed, which the kernel reports (netlink(7), `ENOBUFS`). This module watches its own network
@@ -11,9 +11,12 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::{
     MulticastGroup, new_connection, new_multicast_connection,
+    packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
+        AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
-        link::{LinkAttribute, LinkMessage},
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+        route::{RouteAttribute, RouteMessage, RouteType},
     },
 };
 use tokio::{
@@ -22,22 +25,41 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{config::DevicePattern, model::Change, telemetry::chain};
+use crate::{model::Change, telemetry::chain};
 
 /// A burst of events, such as a device that comes up with its addresses, is read once.
 const SETTLE: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The devices that match, by index. The name alone does not identify one: it may be renamed, or made anew.
-pub type Devices = BTreeMap<u32, Device>;
+/// All devices, by index. The name alone does not identify one: it may be renamed, or made anew.
+pub type Links = BTreeMap<u32, Link>;
 
-/// A device that matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Device {
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
     /// Its name.
     pub name: String,
+    /// What it is.
+    pub kind: LinkKind,
+    /// The device that takes what arrives here: a bridge or a bond; or the VRF that it belongs to.
+    pub controller: Option<u32>,
     /// Its addresses, in the order in which the kernel lists them: its choice of a source follows it.
     pub addresses: Vec<IpAddr>,
+    /// Whether a default route of either family leads out through it.
+    pub default_route: bool,
+}
+
+/// What a device is, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// Packets have Ethernet headers, and come from other machines or namespaces.
+    Ethernet,
+    /// What is sent there comes back, or goes nowhere: loopback and dummy devices.
+    Inward,
+    /// A VRF: its ports keep their addresses and take what arrives.
+    Vrf,
+    /// Packets have no Ethernet header: many tunnels, PPP.
+    Headerless,
 }
 
 /// Why the interfaces cannot be read.
@@ -65,15 +87,15 @@ pub enum NetlinkError {
 pub struct Interfaces {
     /// All addresses, loopback included, in order.
     pub addresses: Vec<IpAddr>,
-    /// The devices that match.
-    pub devices: Devices,
+    /// All devices.
+    pub links: Links,
 }
 
 /// Reads the interfaces once. Needs a tokio runtime.
-pub async fn read(patterns: &[DevicePattern]) -> Result<Interfaces, NetlinkError> {
+pub async fn read() -> Result<Interfaces, NetlinkError> {
     let (connection, handle, _) = new_connection().map_err(NetlinkError::Open)?;
     let connection = tokio::spawn(connection);
-    let listed = list(&handle, patterns).await;
+    let listed = list(&handle).await;
     connection.abort();
     listed
 }
@@ -81,15 +103,10 @@ pub async fn read(patterns: &[DevicePattern]) -> Result<Interfaces, NetlinkError
 /// Follows the interfaces until `changes` is closed: sends the addresses and the devices, first as they are, then
 /// whenever they differ; `events` counts what the kernel tells of any device. Trouble is logged and tried again; what was
 /// said last stays.
-pub async fn follow(
-    patterns: Vec<DevicePattern>,
-    changes: mpsc::Sender<Change>,
-    devices: watch::Sender<Devices>,
-    events: watch::Sender<u64>,
-) {
+pub async fn follow(changes: mpsc::Sender<Change>, links: watch::Sender<Links>, events: watch::Sender<u64>) {
     let mut said: Option<Vec<IpAddr>> = None;
     while !changes.is_closed() {
-        if let Err(error) = follow_once(&patterns, &changes, &devices, &events, &mut said).await {
+        if let Err(error) = follow_once(&changes, &links, &events, &mut said).await {
             let error = chain(&error);
             warn!(error, "cannot follow the node's interfaces; trying again");
             sleep(RETRY).await;
@@ -99,22 +116,27 @@ pub async fn follow(
 
 /// Follows the interfaces over one socket. `said` are the addresses that were sent last.
 async fn follow_once(
-    patterns: &[DevicePattern],
     changes: &mpsc::Sender<Change>,
-    devices: &watch::Sender<Devices>,
+    links: &watch::Sender<Links>,
     events: &watch::Sender<u64>,
     said: &mut Option<Vec<IpAddr>>,
 ) -> Result<(), NetlinkError> {
     // Listen before the first listing, so that nothing happens unseen in between.
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
     let (listener, _, mut heard) = new_multicast_connection(&groups).map_err(NetlinkError::Open)?;
     let listener = AbortOnDrop(tokio::spawn(listener));
     loop {
-        let Interfaces { addresses, devices: matching } = read(patterns).await?;
-        devices.send_if_modified(|known| {
-            let differs = *known != matching;
+        let Interfaces { addresses, links: present } = read().await?;
+        links.send_if_modified(|known| {
+            let differs = *known != present;
             if differs {
-                *known = matching;
+                *known = present;
             }
             differs
         });
@@ -125,10 +147,16 @@ async fn follow_once(
             }
             *said = Some(addresses);
         }
-        tokio::select! {
-            event = heard.next() => event.ok_or(NetlinkError::Ended)?,
-            () = changes.closed() => return Ok(()),
-        };
+        // A routing daemon changes routes all the time: only the default ones are worth a listing.
+        loop {
+            let (event, _) = tokio::select! {
+                event = heard.next() => event.ok_or(NetlinkError::Ended)?,
+                () = changes.closed() => return Ok(()),
+            };
+            if concerns_us(&event) {
+                break;
+            }
+        }
         events.send_modify(|count| *count += 1);
         sleep(SETTLE).await;
         while let Ok(event) = heard.try_recv() {
@@ -148,7 +176,15 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn list(handle: &rtnetlink::Handle, patterns: &[DevicePattern]) -> Result<Interfaces, NetlinkError> {
+fn concerns_us(event: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    use RouteNetlinkMessage::{DelRoute, NewRoute};
+    match &event.payload {
+        NetlinkPayload::InnerMessage(NewRoute(route) | DelRoute(route)) => is_default(route),
+        _ => true,
+    }
+}
+
+async fn list(handle: &rtnetlink::Handle) -> Result<Interfaces, NetlinkError> {
     let failed = |what| move |source| NetlinkError::List { what, source: Box::new(source) };
     let messages: Vec<_> =
         handle.address().get().execute().try_collect().await.map_err(failed("addresses"))?;
@@ -156,22 +192,51 @@ async fn list(handle: &rtnetlink::Handle, patterns: &[DevicePattern]) -> Result<
         .iter()
         .filter_map(|message| Some((message.header.index, usable_address(message)?)))
         .collect();
-    let mut devices = Devices::new();
-    if !patterns.is_empty() {
-        let links: Vec<_> = handle.link().get().execute().try_collect().await.map_err(failed("devices"))?;
-        let matching = links
-            .iter()
-            .filter_map(name_of)
-            .filter(|(_, name)| patterns.iter().any(|pattern| pattern.matches(name)));
-        for (index, name) in matching {
-            let addresses = held.iter().filter(|(holder, _)| *holder == index).map(|(_, ip)| *ip).collect();
-            devices.insert(index, Device { name, addresses });
+    let found: Vec<_> = handle.link().get().execute().try_collect().await.map_err(failed("devices"))?;
+    let mut links: Links = found.iter().filter_map(link).collect();
+    for (index, address) in &held {
+        if let Some(link) = links.get_mut(index) {
+            link.addresses.push(*address);
+        }
+    }
+    for index in default_routes(handle).await.map_err(failed("routes"))? {
+        if let Some(link) = links.get_mut(&index) {
+            link.default_route = true;
         }
     }
     let mut addresses: Vec<_> = held.into_iter().map(|(_, ip)| ip).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    Ok(Interfaces { addresses, devices })
+    Ok(Interfaces { addresses, links })
+}
+
+/// The devices that default routes lead out through, of whatever routing table.
+async fn default_routes(handle: &rtnetlink::Handle) -> Result<Vec<u32>, rtnetlink::Error> {
+    let mut devices = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        let mut routes = std::pin::pin!(handle.route().get(question).execute());
+        while let Some(route) = routes.try_next().await? {
+            if is_default(&route) {
+                devices.extend(route.attributes.iter().flat_map(ways_out));
+            }
+        }
+    }
+    Ok(devices)
+}
+
+/// Whether a route leads anywhere: one that forbids (`unreachable default`) does not.
+fn is_default(route: &RouteMessage) -> bool {
+    route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
+}
+
+fn ways_out(attribute: &RouteAttribute) -> Vec<u32> {
+    match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The address, unless duplicate address detection is still at it or has found it taken (RFC 4862).
@@ -190,12 +255,31 @@ pub(crate) fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
     )
 }
 
-fn name_of(link: &LinkMessage) -> Option<(u32, String)> {
-    let name = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    })?;
-    Some((link.header.index, name))
+/// A device as the kernel tells it, without addresses and routes.
+fn link(message: &LinkMessage) -> Option<(u32, Link)> {
+    let (mut name, mut controller, mut info) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Controller(index) => controller = Some(*index),
+            LinkAttribute::LinkInfo(parts) => {
+                info = parts.iter().find_map(
+                    |part| {
+                        if let LinkInfo::Kind(kind) = part { Some(kind) } else { None }
+                    },
+                );
+            }
+            _ => {}
+        }
+    }
+    let kind = match (message.header.link_layer_type, info) {
+        (_, Some(InfoKind::Vrf)) => LinkKind::Vrf,
+        (LinkLayerType::Loopback, _) | (_, Some(InfoKind::Dummy)) => LinkKind::Inward,
+        (LinkLayerType::Ether, _) => LinkKind::Ethernet,
+        _ => LinkKind::Headerless,
+    };
+    let link = Link { name: name?, kind, controller, addresses: Vec::new(), default_route: false };
+    Some((message.header.index, link))
 }
 
 #[cfg(test)]
@@ -242,16 +326,14 @@ mod tests {
     #[tokio::test]
     async fn follows_the_interfaces_of_its_namespace() {
         let (sender, mut changes) = mpsc::channel(4);
-        let (devices, mut matching) = watch::channel(Devices::new());
-        let pattern = "l[o-p]".parse().unwrap();
-        let task = tokio::spawn(follow(vec![pattern], sender, devices, watch::Sender::new(0)));
-        matching.changed().await.unwrap();
+        let (links, mut present) = watch::channel(Links::new());
+        let task = tokio::spawn(follow(sender, links, watch::Sender::new(0)));
+        present.changed().await.unwrap();
         // The loopback device has index 1 in every network namespace.
-        let found = matching.borrow().clone();
-        assert_eq!(found.keys().collect::<Vec<_>>(), [&1]);
-        assert_eq!(found[&1].name, "lo");
+        let found = present.borrow()[&1].clone();
+        assert_eq!((found.name.as_str(), found.kind, found.default_route), ("lo", LinkKind::Inward, false));
         let Some(Change::Interfaces(addresses)) = changes.recv().await else { panic!("no addresses") };
-        assert_eq!(addresses, read(&[]).await.unwrap().addresses);
+        assert_eq!(addresses, read().await.unwrap().addresses);
         drop(changes);
         task.await.unwrap();
     }

@@ -56,6 +56,9 @@ pub struct Status {
     pub tables: Vec<TableStatus>,
     /// The kernel.
     pub kernel: KernelStatus,
+    /// The devices that clients from outside come in by; empty where no agent runs.
+    #[serde(default)]
+    pub devices: Vec<DeviceStatus>,
     /// Programs that are attached.
     pub attachments: Vec<Attachment>,
     /// How decisions ended since the maps were made; those that never happened are left out.
@@ -172,6 +175,18 @@ pub struct FeatureStatus {
     pub since: String,
     /// What it is for; if it is not required, what happens without it.
     pub meaning: String,
+}
+
+/// A device that clients from outside come in by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether the programs are attached to it.
+    pub served: bool,
+    /// Why it was chosen.
+    pub why: Vec<String>,
 }
 
 /// A program that is attached.

@@ -114,6 +114,7 @@ impl Answers {
             node: Some(self.node(&progress, report.source_addresses)),
             tables: tables(&summary),
             kernel: kernel(report.features),
+            devices: report.devices,
             attachments: attachments(report.attachments),
             outcomes: outcomes(&report.outcomes),
             problems,

@@ -12,13 +12,19 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{AgentError, source_address, switches::Host};
+use super::{
+    AgentError,
+    devices::{self, Device, Devices, device_object},
+    source_address,
+    switches::Host,
+};
 use crate::{
-    config::{DevicePattern, NodeIps, PortRange},
+    config::{DeviceChoice, NodeIps, PortRange},
     kernel::{Attachment, Feature, Kernel, KernelError},
     model::{Change, Problem},
-    netlink::{Device, Devices},
+    netlink::Links,
     reconcile::{Backoff, Progress},
+    status::DeviceStatus,
     telemetry::chain,
 };
 
@@ -43,6 +49,8 @@ pub(super) struct Report {
     pub(super) outcomes: Vec<u64>,
     /// The addresses for translated sources.
     pub(super) source_addresses: NodeIps,
+    /// The devices that are to be served.
+    pub(super) devices: Vec<DeviceStatus>,
 }
 
 /// Owns the kernel's side.
@@ -51,11 +59,13 @@ pub(super) struct Datapath {
     kernel: Kernel,
     node_ips: NodeIps,
     snat_ports: PortRange,
-    patterns: Vec<DevicePattern>,
+    choice: DeviceChoice,
     changes: mpsc::Sender<Change>,
     host: Host,
     /// The switches in force, and the addresses that they were made of.
     configured: Option<(Config, NodeIps)>,
+    /// The devices that are to be served.
+    devices: Devices,
     /// The devices that are served, by index.
     served: BTreeMap<u32, String>,
     /// What failed, by place, and is to be tried again.
@@ -72,17 +82,18 @@ impl Datapath {
         host: Host,
         node_ips: NodeIps,
         snat_ports: PortRange,
-        patterns: Vec<DevicePattern>,
+        choice: DeviceChoice,
         changes: mpsc::Sender<Change>,
     ) -> Self {
         Self {
             kernel,
             node_ips,
             snat_ports,
-            patterns,
+            choice,
             changes,
             host,
             configured: None,
+            devices: Devices::new(),
             served: BTreeMap::new(),
             failures: BTreeMap::new(),
             said: Vec::new(),
@@ -95,7 +106,7 @@ impl Datapath {
     pub(super) async fn run(
         mut self,
         mut progress: watch::Receiver<Progress>,
-        mut devices: watch::Receiver<Devices>,
+        mut links: watch::Receiver<Links>,
         mut questions: mpsc::Receiver<Question>,
         ready: watch::Sender<bool>,
     ) -> Result<(), AgentError> {
@@ -103,7 +114,7 @@ impl Datapath {
         loop {
             if differs {
                 let (now, present) =
-                    (progress.borrow_and_update().clone(), devices.borrow_and_update().clone());
+                    (progress.borrow_and_update().clone(), links.borrow_and_update().clone());
                 if now.in_force {
                     self.converge(&now, &present).await?;
                 }
@@ -115,7 +126,7 @@ impl Datapath {
                 changed = progress.changed() => {
                     changed.map(|()| true).map_err(|_| AgentError::Ended { part: "reconciler" })?
                 }
-                changed = devices.changed() => {
+                changed = links.changed() => {
                     changed.map(|()| true).map_err(|_| AgentError::Ended { part: "netlink" })?
                 }
                 () = self.retry.wait() => {
@@ -132,19 +143,24 @@ impl Datapath {
     }
 
     /// Makes what is in force what it should be.
-    async fn converge(&mut self, progress: &Progress, devices: &Devices) -> Result<(), AgentError> {
-        let ips = source_address::choose(self.node_ips, progress.node.as_ref(), devices);
+    async fn converge(&mut self, progress: &Progress, links: &Links) -> Result<(), AgentError> {
+        let node_addresses = devices::node_addresses(self.node_ips, progress.node.as_ref());
+        let (devices, unserved) = devices::choose(&self.choice, &node_addresses, links);
+        let ips = source_address::choose(self.node_ips, progress.node.as_ref(), &devices);
         let configured = self.configure(ips);
         if !self.active {
             configured?;
-            if !self.activate(devices)? {
+            if !self.activate(&devices)? {
                 return Ok(());
             }
         } else if let Err(error) = configured {
             self.failures.insert("CONFIG".to_owned(), chain(&error));
         }
-        self.serve(devices);
-        let problems = self.problems(ips, devices);
+        self.serve(&devices);
+        let mut problems = self.problems(ips, &devices);
+        problems.extend(unserved);
+        problems.extend(devices::foreign_sources(ips, links));
+        self.devices = devices;
         if self.failures.is_empty() {
             self.retry.reset();
         } else {
@@ -226,15 +242,12 @@ impl Datapath {
             .failures
             .iter()
             .map(|(place, error)| problem(place.clone(), format!("{error}; trying again")));
-        let unmatched = unmatched(&self.patterns, devices).map(|pattern| {
-            problem(format!("--devices {pattern}"), "no device has such a name; waiting for one".to_owned())
-        });
         let addressless = (!devices.is_empty() && ips == NodeIps::default()).then(|| {
             let what = "no address to translate sources to, so clients from outside reach only backends on this node; \
                         give --node-ip";
             problem("node".to_owned(), what.to_owned())
         });
-        failed.chain(unmatched).chain(addressless).collect()
+        failed.chain(addressless).collect()
     }
 
     async fn tell(&mut self, problems: Vec<Problem>) {
@@ -251,18 +264,15 @@ impl Datapath {
             attachments: self.kernel.attachments()?,
             outcomes: self.kernel.outcomes()?,
             source_addresses: self.configured.map(|(_, ips)| ips).unwrap_or_default(),
+            devices: self.devices.iter().map(|(index, device)| self.device(*index, device)).collect(),
         })
     }
-}
 
-fn device_object(name: &str) -> String {
-    format!("device {name}")
-}
-
-/// The patterns that no device matches.
-fn unmatched<'a>(
-    patterns: &'a [DevicePattern],
-    devices: &'a Devices,
-) -> impl Iterator<Item = &'a DevicePattern> {
-    patterns.iter().filter(|pattern| !devices.values().any(|device| pattern.matches(&device.name)))
+    fn device(&self, index: u32, device: &Device) -> DeviceStatus {
+        DeviceStatus {
+            name: device.name.clone(),
+            served: self.served.contains_key(&index),
+            why: device.why.iter().map(ToString::to_string).collect(),
+        }
+    }
 }

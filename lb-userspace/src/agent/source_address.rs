@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::{config::NodeIps, model::Node, netlink::Devices};
+use super::devices::Devices;
+use crate::{config::NodeIps, model::Node};
 
 /// The operator's choice, else the Node's first address, else the first that fits of a device that clients come in by.
 pub(crate) fn choose(given: NodeIps, node: Option<&Node>, devices: &Devices) -> NodeIps {
@@ -30,7 +31,7 @@ fn reaches_others(ip: &IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::Device;
+    use crate::agent::devices::Device;
 
     fn ips(v4: &str, v6: &str) -> NodeIps {
         NodeIps { v4: v4.parse().ok(), v6: v6.parse().ok() }
@@ -51,8 +52,10 @@ mod tests {
             (ips("192.0.2.7", ""), "192.0.2.1 2001:db8::1", "", ips("192.0.2.7", "2001:db8::1")),
         ] {
             let node = Node { addresses: addresses(node), ..Node::default() };
-            let devices =
-                Devices::from([(2, Device { name: "eth0".to_owned(), addresses: addresses(device) })]);
+            let devices = Devices::from([(
+                2,
+                Device { name: "eth0".to_owned(), addresses: addresses(device), why: Vec::new() },
+            )]);
             assert_eq!(choose(given, Some(&node), &devices), expected, "{given:?} {node:?} {devices:?}");
         }
         assert_eq!(choose(ips("192.0.2.7", ""), None, &Devices::new()), ips("192.0.2.7", ""));

@@ -47,7 +47,12 @@ fn refuse_to_undo_others(config: &LoadConfig) -> anyhow::Result<()> {
 async fn load(config: &LoadConfig) -> anyhow::Result<()> {
     let stop = agent::stop_signal()?;
     let LoadConfig { instance, node_ips, datapath, pin, log: _ } = config;
-    let devices = netlink::read(&datapath.devices).await?.devices;
+    let links = netlink::read().await?.links;
+    let node_addresses = agent::devices::node_addresses(*node_ips, None);
+    let (devices, problems) = agent::devices::choose(&datapath.devices, &node_addresses, &links);
+    for problem in problems {
+        remark(&format!("sockeye: {problem}"));
+    }
     let mut kernel = Kernel::prepare(&agent::kernel_config(instance, datapath))?;
     for device in devices.values() {
         kernel.attach_device(&device.name)?;

@@ -51,6 +51,7 @@ fn pinned_status(bpffs: &Path) -> anyhow::Result<Status> {
         node: None,
         tables: Vec::new(),
         kernel: from_kernel::kernel(Vec::new()),
+        devices: Vec::new(),
         attachments: Vec::new(),
         outcomes: Vec::new(),
         problems: Vec::new(),

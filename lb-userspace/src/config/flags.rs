@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use ipnet::IpNet;
 use lb_common::config::{SNAT_PORT_FIRST, SNAT_PORT_LAST, capacity};
 
-use super::values::{DevicePattern, PortRange};
+use super::values::{DeviceChoice, PortRange};
 use crate::pipeline::{DefaultAlgorithm, NodePortAddresses};
 
 /// The decision searches a set in at most 24 steps (`lb_common::decide`), and a flow table beyond this eats gigabytes.
@@ -147,9 +147,10 @@ pub(super) struct DatapathFlags {
     #[arg(long, value_name = "PATH", env = "SOCKEYE_CGROUP")]
     pub(super) cgroup: Option<PathBuf>,
 
-    /// The devices that clients from outside come in by: names with the shell's * ? [a-z] [default: none]
-    #[arg(long, value_name = "PATTERN,…", env = "SOCKEYE_DEVICES", value_delimiter = ',')]
-    pub(super) devices: Vec<DevicePattern>,
+    /// The devices that clients from outside come in by: auto (those that carry the node's addresses or have a default
+    /// route), none, or names with the shell's * ? [a-z]
+    #[arg(long, value_name = "auto|none|PATTERN,…", env = "SOCKEYE_DEVICES", default_value_t = DeviceChoice::Auto)]
+    pub(super) devices: DeviceChoice,
 
     /// Room for frontends: one each for an address, port and protocol of a Service
     #[arg(long, value_name = "N", env = "SOCKEYE_MAX_FRONTENDS", default_value_t = capacity::FRONTENDS, value_parser = elements())]

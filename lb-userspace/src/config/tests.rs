@@ -41,7 +41,7 @@ fn defaults_come_from_the_machine() {
     let config = resolved("--manifests examples");
     assert_eq!(config.node_name, "worker-7");
     assert_eq!(config.datapath.cgroup, Path::new("/sys/fs/cgroup/unified"));
-    assert!(config.datapath.devices.is_empty());
+    assert_eq!(config.datapath.devices, DeviceChoice::Auto);
     assert!(config.external_ips);
     assert_eq!(config.node_port_addresses, NodePortAddresses::default());
     assert_eq!(config.datapath.snat_ports, PortRange { first: 61000, last: 65535 });
@@ -71,9 +71,9 @@ fn flags_win_over_the_machine() {
             legacy_endpoints: true
         }
     );
-    assert!(config.datapath.devices.iter().any(|pattern| pattern.matches("eth12")));
-    assert!(config.datapath.devices.iter().any(|pattern| pattern.matches("ens3")));
-    assert!(!config.datapath.devices.iter().any(|pattern| pattern.matches("ens33")));
+    let DeviceChoice::Named(patterns) = config.datapath.devices else { panic!("no patterns") };
+    let matched = |name| patterns.iter().any(|pattern| pattern.matches(name));
+    assert_eq!(["eth12", "ens3", "ens33"].map(matched), [true, true, false]);
     assert_eq!(config.instance.bpffs, Path::new("/sys/fs/bpf/two"));
     assert_eq!(config.instance.socket, Path::new("/run/sockeye/sys-fs-bpf-two.sock"));
     assert_eq!(config.node_ips.v4, Some(Ipv4Addr::new(192, 0, 2, 1)));
@@ -83,6 +83,19 @@ fn flags_win_over_the_machine() {
     assert_eq!(config.datapath.snat_ports, PortRange { first: 40000, last: 40010 });
     assert_eq!(config.log, LogConfig { filter: "debug".to_owned(), format: LogFormat::Json });
     assert_eq!(config.node_port_addresses.to_string(), "all,10.0.0.0/8");
+}
+
+#[test]
+fn devices_are_found_named_or_none() {
+    for (arguments, expected) in [
+        ("", "auto"),
+        ("--devices auto", "auto"),
+        ("--devices none", "none"),
+        ("--devices eth0,ens*", "eth0,ens*"),
+    ] {
+        let config = resolved(&format!("--manifests m {arguments}"));
+        assert_eq!(config.datapath.devices.to_string(), expected);
+    }
 }
 
 #[test]
@@ -141,6 +154,7 @@ fn each_bad_flag_says_what_is_wrong() {
         ("--manifests m --devices eth/0", "a device's name has no slash"),
         ("--manifests m --devices eth[", "invalid value 'eth[' for '--devices"),
         ("--manifests m --devices eth0,", "an empty name"),
+        ("--manifests m --devices auto,eth1", "auto and none stand alone"),
         ("--manifests m --bpffs sockeye", "--bpffs sockeye: give an absolute path below a mounted bpffs"),
         ("--manifests m --bpffs /", "--bpffs /: give an absolute path"),
         ("--manifests m --bpffs /sys/fs/bpf/../x", "give an absolute path"),

@@ -20,12 +20,51 @@ impl FromStr for DevicePattern {
         if text.is_empty() {
             return Err("an empty name".to_owned());
         }
+        if matches!(text, "auto" | "none") {
+            return Err("auto and none stand alone".to_owned());
+        }
         if text.contains(['/', ' ']) {
             return Err("a device's name has no slash and no space".to_owned());
         }
         glob::Pattern::new(text)
             .map(Self)
             .map_err(|error| format!("{} at character {}", error.msg, error.pos))
+    }
+}
+
+/// Which devices serve clients from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// Those that carry the node's addresses, and those with a default route.
+    Auto,
+    /// None.
+    None,
+    /// Those with such names.
+    Named(Vec<DevicePattern>),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            _ => text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::Named),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::None => f.write_str("none"),
+            Self::Named(patterns) => {
+                let patterns: Vec<_> = patterns.iter().map(DevicePattern::to_string).collect();
+                f.write_str(&patterns.join(","))
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ impl Table for Status {
         section(&mut text, "Missing in this kernel", &self.missing_columns());
         for (title, columns) in [
             ("Tables", self.table_columns()),
+            ("Devices", self.device_columns()),
             ("Attached programs", self.attachment_columns()),
             ("Outcomes", self.outcome_columns()),
         ] {
@@ -87,6 +88,15 @@ impl Status {
             let needed = if feature.required { ", required" } else { "" };
             let since = format!("{}{needed}", feature.since);
             columns.row([&feature.name, &since, &feature.meaning]);
+        }
+        columns
+    }
+
+    fn device_columns(&self) -> Columns {
+        let mut columns = Columns::with_heading(["DEVICE", "SERVED", "WHY"]);
+        for device in &self.devices {
+            let served = if device.served { "yes" } else { "no" };
+            columns.row([&device.name, served, &device.why.join(", ")]);
         }
         columns
     }

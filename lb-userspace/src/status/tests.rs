@@ -56,6 +56,18 @@ fn status() -> Status {
                 feature("tcx", "6.6", false, "north-south programs as links; without it as clsact filters"),
             ],
         },
+        devices: vec![
+            DeviceStatus {
+                name: "eth0".to_owned(),
+                served: true,
+                why: vec!["carries 192.0.2.7".to_owned(), "has a default route".to_owned()],
+            },
+            DeviceStatus {
+                name: "eth1".to_owned(),
+                served: false,
+                why: vec!["has a default route".to_owned()],
+            },
+        ],
         attachments: vec![Attachment {
             program: "connect4".to_owned(),
             program_id: 12,
@@ -246,6 +258,11 @@ fn status_for_people() {
           MAP        USED  CAPACITY  FULL
           FRONTENDS  1     131072    1%
 
+        Devices
+          DEVICE  SERVED  WHY
+          eth0    yes     carries 192.0.2.7, has a default route
+          eth1    no      has a default route
+
         Attached programs
           PROGRAM   ID  LINK  WHERE
           connect4  12  3     /sys/fs/cgroup
@@ -282,6 +299,11 @@ fn status_without_an_agent_says_so_first() {
         Tables
           MAP        USED  CAPACITY  FULL
           FRONTENDS  1     131072    1%
+
+        Devices
+          DEVICE  SERVED  WHY
+          eth0    yes     carries 192.0.2.7, has a default route
+          eth1    no      has a default route
 
         Attached programs
           PROGRAM   ID  LINK  WHERE
@@ -354,6 +376,23 @@ fn status_for_programs() {
               }
             ]
           },
+          "devices": [
+            {
+              "name": "eth0",
+              "served": true,
+              "why": [
+                "carries 192.0.2.7",
+                "has a default route"
+              ]
+            },
+            {
+              "name": "eth1",
+              "served": false,
+              "why": [
+                "has a default route"
+              ]
+            }
+          ],
           "attachments": [
             {
               "program": "connect4",

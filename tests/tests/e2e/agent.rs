@@ -59,6 +59,7 @@ impl Agent {
             .arg("--legacy-endpoints")
             .arg(format!("--node-name={NODE}"))
             .arg(format!("--cgroup={}", self.cgroup.path().display()))
+            .arg("--devices=none")
             .arg("--log=info,lb_userspace=debug")
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("the agent's log")?)

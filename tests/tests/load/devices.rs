@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use aya::programs::{ProgramInfo, SchedClassifier, tc::TcAttachType};
+use lb_common::config::programs;
 use lb_userspace::kernel::{
     Attachment, Change, Kernel, KernelConfig, KernelError, Place as AttachedAt, cleanup, open_pinned,
 };
@@ -39,6 +41,61 @@ fn devices_are_served_by_links_or_filters() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn programs_of_others_on_a_device_stay_where_they_are() -> Result<()> {
+    let machine = Machine::new()?;
+    machine.netns.ip("link add ext type veth peer name far")?;
+    // What an agent of its own has attached is as foreign as any other program.
+    let others = [Machine::new()?, Machine::new()?];
+    let on_ext =
+        |machine: &Machine| KernelConfig { devices: vec!["ext".to_owned()], ..machine.config.clone() };
+    let [early, late] = others.each_ref().map(on_ext);
+    let ours = on_ext(&machine);
+    machine.netns.run(|| {
+        drop(start(&early)?);
+        let early = tcx_programs(&start(&early)?.0)?;
+        let (kernel, _) = start(&ours)?;
+        assert_eq!(order()?, [tcx_programs(&kernel)?, early.clone()].concat());
+        let late = tcx_programs(&start(&late)?.0)?;
+        assert_eq!(order()?, [late.clone(), tcx_programs(&kernel)?, early.clone()].concat());
+        // A successor takes our place, and what goes leaves the others.
+        drop(kernel);
+        let (mut kernel, changes) = start(&ours)?;
+        assert_eq!(changes_of(&changes, Change::Switched), ON_CGROUP + 2, "{changes:?}");
+        assert_eq!(order()?, [late.clone(), tcx_programs(&kernel)?, early.clone()].concat());
+        kernel.detach_device("ext")?;
+        assert_eq!(order()?, [late.clone(), early.clone()].concat());
+        kernel.attach_device("ext")?;
+        assert_eq!(order()?, [tcx_programs(&kernel)?, late.clone(), early.clone()].concat());
+        drop(kernel);
+        cleanup(&ours.bpffs)?;
+        assert_eq!(order()?, [late, early].concat());
+        Ok(())
+    })
+}
+
+/// The ids of the programs at the device's ingress and egress, in the order in which they run; one list, since each
+/// owner here has one of each.
+fn order() -> Result<Vec<[u32; 2]>> {
+    let ids = |direction| -> Result<Vec<u32>> {
+        let (_, programs) = SchedClassifier::query_tcx(c"ext", direction)?;
+        Ok(programs.iter().map(ProgramInfo::id).collect())
+    };
+    let (ingress, egress) = (ids(TcAttachType::Ingress)?, ids(TcAttachType::Egress)?);
+    ensure!(ingress.len() == egress.len(), "{ingress:?} at ingress, {egress:?} at egress");
+    Ok(ingress.into_iter().zip(egress).map(|(ingress, egress)| [ingress, egress]).collect())
+}
+
+/// The ids of an owner's programs at the device, in the form of [`order`].
+fn tcx_programs(kernel: &Kernel) -> Result<Vec<[u32; 2]>> {
+    let attachments = kernel.attachments()?;
+    let id = |program: &str| {
+        let found = attachments.iter().find(|attachment| attachment.program == program);
+        found.map(|attachment| attachment.program_id).with_context(|| format!("{program} is not attached"))
+    };
+    Ok(vec![[id(programs::TC_INGRESS)?, id(programs::TC_EGRESS)?]])
 }
 
 fn device_places(attachments: &[Attachment]) -> Vec<(String, bool)> {
