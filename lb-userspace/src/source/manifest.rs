@@ -233,7 +233,8 @@ impl Reader<'_> {
 
     /// Reads an object, or a list of objects; a list of one kind (`ServiceList`) says what its items are.
     fn read_value(&mut self, mut value: Value, item_type: Option<(&str, &str)>) {
-        let stated = text(&value, "apiVersion").zip(text(&value, "kind"));
+        let stated = |key| text(&value, key).filter(|text| !text.is_empty());
+        let stated = stated("apiVersion").zip(stated("kind"));
         let Some((api_version, kind)) =
             stated.or(item_type.map(|(version, kind)| (version.into(), kind.into())))
         else {

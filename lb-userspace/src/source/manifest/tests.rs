@@ -83,6 +83,7 @@ fn a_document_that_cannot_be_read_costs_no_other() {
          ---\nkind: Service\nkind: Node\n\
          ---\njust text\n\
          ---\n- 1\n\
+         ---\napiVersion: v1\nkind: ''\n\
          ---\napiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}\n",
         &expect![[r#"
             Service default/a 10.96.0.1
@@ -90,7 +91,8 @@ fn a_document_that_cannot_be_read_costs_no_other() {
             a.yaml: document 2, line 7: mismatched bracket '[' closed by '}' at line 7, column 18
             a.yaml: document 3, line 10: duplicate mapping key `kind` is not allowed here at line 10, column 1
             a.yaml: document 4: no apiVersion or no kind; it is ignored
-            a.yaml: document 5: no apiVersion or no kind; it is ignored"#]],
+            a.yaml: document 5: no apiVersion or no kind; it is ignored
+            a.yaml: document 6: no apiVersion or no kind; it is ignored"#]],
     );
 }
 
