@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::address::Address;
+use crate::{address::Address, network::Network};
 
 /// Version of the layout of all pinned maps. Another version means another generation of maps.
 pub const LAYOUT_VERSION: u32 = 3;
@@ -110,6 +110,8 @@ pub struct Config {
     pub node_v4: Address,
     /// The node's IPv6 address for translated sources; unspecified: none.
     pub node_v6: Address,
+    /// The networks of the cluster's pods, one a family: who comes from there is no client from outside.
+    pub cluster_networks: [Network; 2],
     /// Depth of the cgroup that the programs are attached to: 0 is the hierarchy's root.
     pub cgroup_level: u32,
     /// First port for translated sources.
@@ -120,6 +122,14 @@ pub struct Config {
     pub layout_version: u32,
     /// See [`flags`].
     pub flags: u32,
+}
+
+impl Config {
+    /// Whether an address is a pod's, here or on another node.
+    #[inline(always)]
+    pub const fn is_in_cluster(&self, address: &Address) -> bool {
+        self.cluster_networks[0].contains(address) || self.cluster_networks[1].contains(address)
+    }
 }
 
 /// Bits of [`Config::flags`].

@@ -200,15 +200,18 @@ pub fn admit<T: Tables>(
     }
 }
 
-/// Chooses a backend for a packet from outside. A Maglev table is asked by the client's address and port.
+/// Chooses a backend for a packet. A Maglev table is asked by the client's address and port.
+///
+/// `outside`: the client is neither on this node nor a pod of another.
 #[inline(always)]
-pub fn select_outside<'a, T: Tables>(
+pub fn select_for_packet<'a, T: Tables>(
     tables: &'a T,
     found: &Found<'a>,
     source: &SocketAddress,
+    outside: bool,
 ) -> Result<Selection<'a>, Reason> {
     let client = || Client::Address(source.address);
-    choose(tables, found, true, client, source.port)
+    choose(tables, found, outside, flags::MAGLEV_OUTSIDE, client, source.port)
 }
 
 /// Chooses a backend from the set that applies: the client's own with session affinity, else by the service's algorithm.
@@ -222,7 +225,8 @@ pub fn select<'a, T: Tables>(
     client: impl Fn() -> Client,
 ) -> Result<Selection<'a>, Reason> {
     // At connect() a socket mostly has no port yet.
-    choose(tables, found, outside, client, Port::new(0))
+    let by_table = if outside { flags::MAGLEV_OUTSIDE } else { flags::MAGLEV_SOCKETS };
+    choose(tables, found, outside, by_table, client, Port::new(0))
 }
 
 #[inline(always)]
@@ -230,6 +234,7 @@ fn choose<'a, T: Tables>(
     tables: &'a T,
     found: &Found<'a>,
     outside: bool,
+    by_table: u32,
     client: impl Fn() -> Client,
     port: Port,
 ) -> Result<Selection<'a>, Reason> {
@@ -242,7 +247,6 @@ fn choose<'a, T: Tables>(
     {
         return Ok(selection);
     }
-    let by_table = if outside { flags::MAGLEV_OUTSIDE } else { flags::MAGLEV_SOCKETS };
     let consistent = if settings.flags & by_table != 0 {
         consistent(tables, found.record, range, maglev::hash(client(), port))
     } else {

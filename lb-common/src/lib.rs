@@ -31,6 +31,7 @@ pub mod fragment;
 pub mod frontend;
 pub mod maglev;
 pub mod namespace;
+pub mod network;
 pub mod outcome;
 pub mod prefix;
 pub mod service;
@@ -70,9 +71,9 @@ map_types!(
     frontend::FrontendKey,
     maglev::Position,
     namespace::NamespaceAddresses,
+    network::Network,
     service::Range,
     service::ServiceRecord,
-    service_cidr::ServiceCidr,
     service_cidr::ServiceCidrs,
     socket::ConnectedSocket,
     socket::DatagramKey,

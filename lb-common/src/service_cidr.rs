@@ -2,38 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{address::Address, prefix::Prefix};
+use crate::{address::Address, network::Network, prefix::Prefix};
 
 /// How many networks the programs compare with.
 pub const MAX: usize = 8;
-
-/// A network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct ServiceCidr {
-    /// The first address.
-    pub network: Address,
-    /// The bits of an address that are compared.
-    pub mask: Address,
-}
-
-impl ServiceCidr {
-    /// No address lies in it, not even if a program reads one half of it and one half of the network that comes here.
-    const NONE: Self =
-        Self { network: Address::from_words([u32::MAX; 4]), mask: Address::from_words([0; 4]) };
-
-    const fn new(prefix: Prefix) -> Self {
-        let ones = Address::from_words([u32::MAX; 4]);
-        Self { network: prefix.address(), mask: Prefix::new(ones, prefix.bits()).address() }
-    }
-
-    /// Whether an address lies in it; in an element that was never written lies none.
-    #[inline(always)]
-    const fn contains(&self, address: &Address) -> bool {
-        let (n, m, a) = (self.network.words(), self.mask.words(), address.words());
-        m[0] != 0 && a[0] & m[0] == n[0] && a[1] & m[1] == n[1] && a[2] & m[2] == n[2] && a[3] & m[3] == n[3]
-    }
-}
 
 /// The element of `SERVICE_CIDRS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -42,15 +14,15 @@ pub struct ServiceCidrs {
     /// How many of them count.
     pub count: u32,
     /// The networks.
-    pub networks: [ServiceCidr; MAX],
+    pub networks: [Network; MAX],
 }
 
 impl ServiceCidrs {
     /// The first [`MAX`] of these.
     pub fn new(prefixes: impl IntoIterator<Item = Prefix>) -> Self {
-        let mut cidrs = Self { count: 0, networks: [ServiceCidr::NONE; MAX] };
+        let mut cidrs = Self { count: 0, networks: [Network::NONE; MAX] };
         for (network, prefix) in cidrs.networks.iter_mut().zip(prefixes) {
-            *network = ServiceCidr::new(prefix);
+            *network = Network::new(prefix);
             cidrs.count += 1;
         }
         cidrs
@@ -58,9 +30,7 @@ impl ServiceCidrs {
 
     /// The networks.
     pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
-        let bits = |mask: Address| mask.words().map(u32::count_ones).iter().sum();
-        let counting = self.networks.iter().take(self.count as usize);
-        counting.map(move |network| Prefix::new(network.network, bits(network.mask)))
+        self.networks.iter().take(self.count as usize).map(Network::prefix)
     }
 
     /// Whether an address lies in one of the networks.

@@ -112,6 +112,8 @@ pub struct Datapath {
     pub capacities: Capacities,
     /// The ports for translated sources.
     pub snat_ports: PortRange,
+    /// The networks of the cluster's pods, at most one a family.
+    pub cluster_cidrs: Vec<IpNet>,
     /// Whether a process of the host that binds a node port in use is refused.
     pub protect_node_ports: bool,
 }
@@ -220,7 +222,7 @@ impl flags::SourceFlags {
             if context.is_some() {
                 return Err(ConfigError::Contradiction { first: "--manifests", second: "--context" });
             }
-            check_one_per_family(&service_cidrs)?;
+            check_one_per_family("--service-cidr", &service_cidrs)?;
             return Ok(SourceConfig::Folder { directory, service_cidrs });
         }
         if !service_cidrs.is_empty() {
@@ -285,8 +287,10 @@ impl flags::DatapathFlags {
             max_backends,
             max_flows,
             snat_ports,
+            cluster_cidrs,
             protect_nodeports,
         } = self;
+        check_one_per_family("--cluster-cidr", &cluster_cidrs)?;
         Ok(Datapath {
             cgroup: cgroup.or_else(|| machine.cgroup_root()).ok_or(ConfigError::NoCgroup)?,
             devices,
@@ -297,6 +301,7 @@ impl flags::DatapathFlags {
                 flows: max_flows,
             },
             snat_ports,
+            cluster_cidrs,
             protect_node_ports: protect_nodeports,
         })
     }
@@ -319,16 +324,18 @@ impl LogFlags {
     }
 }
 
-fn check_one_per_family(networks: &[IpNet]) -> Result<(), ConfigError> {
+fn check_one_per_family(flag: &'static str, networks: &[IpNet]) -> Result<(), ConfigError> {
+    let unusable = |what: &str| {
+        let value = networks.iter().map(IpNet::to_string).collect::<Vec<_>>().join(",");
+        Err(ConfigError::Unusable { flag, value, what: what.to_owned() })
+    };
     for family in [true, false] {
         if networks.iter().filter(|network| network.addr().is_ipv4() == family).count() > 1 {
-            let value = networks.iter().map(IpNet::to_string).collect::<Vec<_>>().join(",");
-            return Err(ConfigError::Unusable {
-                flag: "--service-cidr",
-                value,
-                what: "give at most one network a family".to_owned(),
-            });
+            return unusable("give at most one network a family");
         }
+    }
+    if networks.iter().any(|network| network.prefix_len() == 0) {
+        return unusable("a network of all addresses leaves none to anybody else");
     }
     Ok(())
 }

@@ -355,6 +355,15 @@ fn an_external_local_policy_keeps_to_this_node_or_drops() -> Result<()> {
 }
 
 #[test]
+fn a_client_in_the_clusters_network_is_none_from_outside() -> Result<()> {
+    let flags = ["--cluster-cidr", "172.18.0.0/24"];
+    Cluster::with_flags(&manifests()?, &flags, |cluster| {
+        assert_eq!(cluster.ask("client", tcp("172.18.0.2:31004")?)?.backend()?, "pod3");
+        Ok(())
+    })
+}
+
+#[test]
 fn servers_of_the_node_itself_are_reached_as_before() -> Result<()> {
     Cluster::with(&manifests()?, |cluster| {
         let t = cluster.topology;

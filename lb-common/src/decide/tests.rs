@@ -415,7 +415,7 @@ fn with_table(maglev_flags: u32) -> Fake {
 fn from_outside(fake: &Fake, client: &str, port: u16) -> Result<u32, Reason> {
     let found = find(fake, &key("198.51.100.1", 80), || Source::Outside)?;
     let source = SocketAddress::new(address(client), Port::new(port));
-    select_outside(fake, &found, &source).map(|selection| selection.slot)
+    select_for_packet(fake, &found, &source, true).map(|selection| selection.slot)
 }
 
 #[test]

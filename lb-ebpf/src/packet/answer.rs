@@ -67,11 +67,14 @@ impl From<Reason> for Failure {
 pub(super) fn answer(ctx: &TcContext, packet: &Packet, failure: &Failure) -> Result<Step, Reason> {
     let message = match failure.reason {
         Reason::NoBackends => CLOSED_PORT,
+        // Resets are for those who want to connect: others may be resets themselves.
+        Reason::NoSuchService if packet.protocol != Protocol::Tcp || packet.is_syn() => CLOSED_PORT,
         Reason::TtlExceeded => EXPIRED,
         Reason::TooBig if failure.mtu != 0 => TOO_BIG,
         reason => return Err(reason),
     };
-    let is_reset = failure.reason == Reason::NoBackends && reset(ctx, packet).map_err(unanswered)?;
+    let is_closed = matches!(failure.reason, Reason::NoBackends | Reason::NoSuchService);
+    let is_reset = is_closed && reset(ctx, packet).map_err(unanswered)?;
     if !is_reset {
         say(ctx, &packet.network, message, failure.mtu).map_err(unanswered)?;
     }

@@ -12,7 +12,7 @@ use lb_common::{
 use super::{
     flow, forward,
     frame::Frame,
-    parse::{Packet, Part},
+    parse::{self, Packet, Part},
 };
 use crate::tables::{self, Maps};
 
@@ -33,7 +33,7 @@ pub(super) fn open(ctx: &impl Frame, packet: &Packet) -> Result<Flow, Reason> {
         return Err(Reason::NoFlow);
     }
     decide::admit(&Maps, &found, || Some(packet.source.address))?;
-    let selection = decide::select_outside(&Maps, &found, &packet.source)?;
+    let selection = decide::select_for_packet(&Maps, &found, &packet.source, is_outside(packet))?;
     let redirect =
         forward::leaves_the_node(ctx, &packet.network, &packet.source, &selection.backend.socket_address())?;
     let service = Service {
@@ -44,6 +44,16 @@ pub(super) fn open(ctx: &impl Frame, packet: &Packet) -> Result<Flow, Reason> {
         slot: selection.slot,
     };
     remember(packet, &selection, service)
+}
+
+/// Whether the client is none of the cluster's pods: for those, external addresses lead to all endpoints, whatever the
+/// external policy (kube-proxy's short-circuit).
+#[inline(always)]
+fn is_outside(packet: &Packet) -> bool {
+    let address = &packet.source.address;
+    let is_outside = tables::config().is_none_or(|config| !config.is_in_cluster(address));
+    // The verifier would follow all that comes once for each way to this answer.
+    parse::forget(u64::from(is_outside), address.words()[3]) & 1 != 0
 }
 
 /// Remembers both directions: the answer's first, which also claims the translated source.

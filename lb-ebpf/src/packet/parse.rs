@@ -161,10 +161,15 @@ const PAYLOADS: u64 = 0x3fff;
 /// The same offset, of which the verifier knows nothing but the bound.
 ///
 /// It would follow the rest of the program once for each number of extension headers, and again for each of those that
-/// an error quotes. To what is added and taken away again it forgets the number; `unknown` is any that it does not know.
+/// an error quotes.
 #[inline(always)]
 fn as_if_read(offset: usize, unknown: u32) -> usize {
-    let mut number = offset as u64;
+    (forget(offset as u64, unknown) & PAYLOADS) as usize
+}
+
+/// The same number, of which the verifier knows nothing: it forgets what something unknown is added to and taken away from.
+#[inline(always)]
+pub(super) fn forget(mut number: u64, unknown: u32) -> u64 {
     // SAFETY: two instructions, on registers that it owns.
     unsafe {
         core::arch::asm!(
@@ -175,7 +180,7 @@ fn as_if_read(offset: usize, unknown: u32) -> usize {
             options(pure, nomem, nostack)
         );
     }
-    (number & PAYLOADS) as usize
+    number
 }
 
 /// Numbers of extension headers (RFC 8200, section 4), and that of none at all.

@@ -7,7 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lb_common::config::{Config, LAYOUT_VERSION, flags};
+use lb_common::{
+    config::{Config, LAYOUT_VERSION, flags},
+    network::Network,
+    prefix::Prefix,
+};
+
+use ipnet::IpNet;
 
 use crate::{
     config::{Datapath, Machine, NodeIps, PortRange},
@@ -28,12 +34,13 @@ pub(crate) struct Host {
     cgroup: PathBuf,
     cgroup_level: u32,
     protect_node_ports: bool,
+    cluster_networks: [Network; 2],
 }
 
 impl Host {
     /// Looks at the host of this process.
     pub(crate) fn look(datapath: &Datapath) -> Self {
-        let Datapath { cgroup, protect_node_ports, .. } = datapath;
+        let Datapath { cgroup, protect_node_ports, cluster_cidrs, .. } = datapath;
         let cgroup = fs::canonicalize(cgroup).unwrap_or_else(|_| cgroup.clone());
         Self {
             // Without the option (before 5.14) no node port answers at loopback addresses; the features tell so.
@@ -41,6 +48,7 @@ impl Host {
             cgroup_level: Machine::look().cgroup_level(&cgroup),
             cgroup,
             protect_node_ports: *protect_node_ports,
+            cluster_networks: networks(cluster_cidrs),
         }
     }
 
@@ -51,6 +59,7 @@ impl Host {
             qos_cgroups: qos_cgroups(&self.cgroup),
             node_v4: IpAddr::V4(ips.v4.unwrap_or(Ipv4Addr::UNSPECIFIED)).into(),
             node_v6: IpAddr::V6(ips.v6.unwrap_or(Ipv6Addr::UNSPECIFIED)).into(),
+            cluster_networks: self.cluster_networks,
             cgroup_level: self.cgroup_level,
             snat_port_first: ports.first,
             snat_port_last: ports.last,
@@ -58,6 +67,15 @@ impl Host {
             flags: if self.protect_node_ports { flags::PROTECT_NODE_PORTS } else { 0 },
         }
     }
+}
+
+/// The networks, at most one a family, as the programs compare with them.
+fn networks(cidrs: &[IpNet]) -> [Network; 2] {
+    let mut networks = [Network::NONE; 2];
+    for (network, cidr) in networks.iter_mut().zip(cidrs) {
+        *network = Network::new(Prefix::of(cidr.addr(), cidr.prefix_len()));
+    }
+    networks
 }
 
 /// The ids of the kubelet's cgroups for qualities of service: the numbers of their inodes. Zero: not there.
@@ -74,7 +92,13 @@ mod tests {
     use super::*;
 
     fn host(cgroup: &Path) -> Host {
-        Host { netns_cookie: 7, cgroup: cgroup.to_owned(), cgroup_level: 1, protect_node_ports: true }
+        Host {
+            netns_cookie: 7,
+            cgroup: cgroup.to_owned(),
+            cgroup_level: 1,
+            protect_node_ports: true,
+            cluster_networks: networks(&["10.244.0.0/16".parse().unwrap()]),
+        }
     }
 
     #[test]
@@ -87,6 +111,10 @@ mod tests {
         assert_eq!((switches.host_netns_cookie, switches.cgroup_level), (7, 1));
         assert_eq!(switches.qos_cgroups, [0, 0]);
         assert_eq!(switches.flags, flags::PROTECT_NODE_PORTS);
+        for (address, expected) in [("10.244.9.1", true), ("10.245.0.1", false), ("fd00::1", false)] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(switches.is_in_cluster(&address.into()), expected, "{address}");
+        }
     }
 
     #[test]

@@ -177,6 +177,10 @@ pub(super) struct DatapathFlags {
     )]
     pub(super) snat_ports: PortRange,
 
+    /// The networks of the cluster's pods, one a family: for clients from there, external addresses lead to all endpoints
+    #[arg(long = "cluster-cidr", value_name = "CIDR,…", env = "SOCKEYE_CLUSTER_CIDR", value_delimiter = ',')]
+    pub(super) cluster_cidrs: Vec<IpNet>,
+
     /// Whether a process of the host that binds a node port in use gets `EADDRINUSE`; it would never see a connection
     #[arg(
         long,

@@ -60,7 +60,7 @@ fn flags_win_over_the_machine() {
     let config = resolved(
         "--kubeconfig admin.conf --context kind --legacy-endpoints --node-name N1 --cgroup /cg --devices eth*,ens[0-9] \
          --bpffs /sys/fs/bpf/two/ --nodeport-addresses all,10.0.0.0/8 --node-ip 192.0.2.1,2001:db8::1 \
-         --external-ips=false --max-backends 100 --snat-ports 40000-40010 --log debug --log-format json",
+         --cluster-cidr 10.244.0.0/16,fd00:244::/56 --external-ips=false --max-backends 100 --snat-ports 40000-40010 --log debug --log-format json",
     );
     assert_eq!(config.node_name, "n1");
     assert_eq!(
@@ -81,6 +81,10 @@ fn flags_win_over_the_machine() {
     assert!(!config.external_ips);
     assert_eq!(config.datapath.capacities.backends, 100);
     assert_eq!(config.datapath.snat_ports, PortRange { first: 40000, last: 40010 });
+    assert_eq!(
+        config.datapath.cluster_cidrs,
+        ["10.244.0.0/16", "fd00:244::/56"].map(|cidr| cidr.parse().unwrap())
+    );
     assert_eq!(config.log, LogConfig { filter: "debug".to_owned(), format: LogFormat::Json });
     assert_eq!(config.node_port_addresses.to_string(), "all,10.0.0.0/8");
 }
@@ -136,6 +140,11 @@ fn each_bad_flag_says_what_is_wrong() {
         ("--kubeconfig k --service-cidr 10.0.0.0/8", "--service-cidr needs --manifests"),
         ("--manifests m --service-cidr 10.0.0.0", "--service-cidr"),
         ("--manifests m --service-cidr 10.0.0.0/16,10.1.0.0/16", "at most one network a family"),
+        (
+            "--manifests m --cluster-cidr 10.244.0.0/16,10.1.0.0/16",
+            "--cluster-cidr 10.244.0.0/16,10.1.0.0/16: give at most one network a family",
+        ),
+        ("--manifests m --cluster-cidr ::/0", "--cluster-cidr ::/0: a network of all addresses"),
         ("--manifests m --node-ip 1.2.3", "invalid value '1.2.3' for '--node-ip"),
         (
             "--manifests m --node-ip 127.0.0.1",

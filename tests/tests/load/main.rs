@@ -61,7 +61,7 @@ fn every_program_loads_and_says_how_much_the_verifier_read() -> Result<()> {
         let count = info.verified_instruction_count().context("kernel 5.16 tells the count")?;
         println!("{:13} {count:6} instructions verified", attachment.program);
         // The verifier gives up at a million, and older ones read more of the same program.
-        assert!((1..250_000).contains(&count), "{}: {count}", attachment.program);
+        assert!((1..350_000).contains(&count), "{}: {count}", attachment.program);
     }
     for feature in kernel.features() {
         println!(
