@@ -46,11 +46,11 @@ RULES = [
      lambda a, b, p: p["client"] in AT_THE_SOCKET and is_vip(p) and has_ranges(p) and only(a, "timeout") and only(b, "refused"),
      "loadBalancerSourceRanges do not hold the client: at the socket nothing can be dropped, so the call fails"),
     ("refused-where-kube-proxy-drops: no such Service", NFT,
-     lambda a, b, p: p["client"] in AT_THE_SOCKET and p["front"] in ("stale", "wrongport") and is_cluster_ip(p)
-     and only(a, "timeout") and only(b, "refused"),
-     "an address of a ServiceCIDR that no Service has: at the socket nothing can be dropped, so the call fails"),
+     lambda a, b, p: p["front"] in ("stale", "wrongport") and is_cluster_ip(p) and only(a, "timeout") and only(b, "refused"),
+     "an address of a ServiceCIDR that no Service has: at the socket nothing can be dropped, so the call fails; packets from outside are "
+     "answered likewise, as kube-proxy answers them at other ports of a ClusterIP"),
     ("passed-where-kube-proxy-drops: another proxy's Service", NFT,
-     lambda a, b, p: p["client"] in AT_THE_SOCKET and hidden(p) and is_cluster_ip(p) and only(a, "timeout") and only(b, "passed"),
+     lambda a, b, p: hidden(p) and is_cluster_ip(p) and only(a, "timeout") and only(b, "passed"),
      "a Service with the label service-proxy-name belongs to another proxy, which must get the connection"),
     ("served-at-localhost", NFT,
      lambda a, b, p: p["front"] == "localhost" and p["client"] == "host" and only(a, "refused") and not b["e"] and b["b"] != ["passed"],
