@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -12,12 +13,14 @@ use lb_tests::{
     cluster::{Cluster, target, tcp},
     dump::delta,
     manifests::Manifests,
-    probe::{Answer, Kind, Request, Target},
+    probe::{Answer, Kind, Reply, Request, Target},
     require,
     server::Server,
     topology::NODE_DEVICE,
+    wait,
 };
 use lb_userspace::kernel::{Attachment, Kernel, KernelConfig, Place as AttachedAt, open_pinned};
+use socket2::{Domain, Socket, Type};
 
 /// One Service for each place that a backend can be at, both families, both protocols.
 const SERVICES: &str = "
@@ -318,6 +321,44 @@ fn a_connection_keeps_its_backend() -> Result<()> {
                 assert_eq!(cluster.again("client", id, target)?.backend()?, first, "{target}");
             }
         }
+        Ok(())
+    })
+}
+
+/// Connects from a port of the client's and asks who answers.
+fn ask_from(cluster: &Cluster<'_>, from: SocketAddr, to: SocketAddr, within: Duration) -> Result<Reply> {
+    cluster.topology.client.netns.run(|| {
+        let socket = Socket::new(Domain::for_address(from), Type::STREAM, None)?;
+        socket.bind(&from.into())?;
+        socket.connect_timeout(&to.into(), within)?;
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(within))?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")?;
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer)?;
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        answer.split("\r\n\r\n").nth(1).context("no body")?.parse()
+    })
+}
+
+#[test]
+fn a_connection_that_was_never_answered_follows_the_service_when_its_port_is_used_again() -> Result<()> {
+    let manifests = manifests()?;
+    // Nobody has this address: SYNs to it are lost.
+    manifests.write("north-south.yaml", &SERVICES.replace("10.244.2.13", "10.244.2.99"))?;
+    Cluster::with(&manifests, |cluster| {
+        let (from, to) = ("172.18.0.10:45000".parse()?, "172.18.0.2:31002".parse()?);
+        assert!(ask_from(cluster, from, to, Duration::from_millis(100)).is_err());
+        manifests.write("north-south.yaml", SERVICES)?;
+        wait::until("the Service to have a backend that answers", wait::SOON, || {
+            let answer =
+                cluster.ask("client", tcp("172.18.0.2:31002")?.within(Duration::from_millis(200)))?;
+            Ok(answer.reply().is_ok_and(|reply| reply.backend == "pod3").then_some(()))
+        })?;
+        let before = cluster.outcomes()?;
+        assert_eq!(ask_from(cluster, from, to, wait::SOON)?.backend, "pod3");
+        let counted = delta(&before, &cluster.outcomes()?);
+        assert_eq!(counted.get("flow_opened"), Some(&1), "{counted:?}");
         Ok(())
     })
 }

@@ -17,8 +17,8 @@ pub(super) fn key(packet: &Packet) -> FlowKey {
 
 /// The packet's flow, if it goes on: kept alive, and told of FIN and RST.
 ///
-/// None also for what has ended: a new connection that reuses the client's port, or UDP whose backend is no longer one of
-/// the service's.
+/// None also for what has ended: a new connection that reuses the client's port, and whatever begins anew, or has no
+/// connection, where the backend is no longer one of the service's.
 #[inline(always)]
 pub(super) fn lookup(packet: &Packet) -> Option<Flow> {
     let key = key(packet);
@@ -27,7 +27,9 @@ pub(super) fn lookup(packet: &Packet) -> Option<Flow> {
     if flow.is_over(packet.protocol, now) || (packet.is_syn() && flow.is_closed()) {
         return None;
     }
-    if packet.protocol == Protocol::Udp && flow.flags & flags::FORWARD != 0 && !is_usable(flow) {
+    // A SYN on an open flow: a client that never closed uses its port again, or sends the SYN once more.
+    let chooses_anew = packet.protocol == Protocol::Udp || packet.is_syn();
+    if chooses_anew && flow.flags & flags::FORWARD != 0 && !is_usable(flow) {
         return None;
     }
     // Once a second is enough for lifetimes of ten seconds and more, and spares the cache line.
