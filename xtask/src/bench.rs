@@ -13,9 +13,12 @@ pub(crate) struct Options {
     /// A tenth of the rounds: for a look, not for the record (implies --dry-run)
     #[arg(long)]
     quick: bool,
+    /// Only what packets cost (implies --dry-run)
+    #[arg(long)]
+    packets: bool,
 }
 
-pub(crate) fn run(Options { dry_run, quick }: Options) -> anyhow::Result<()> {
+pub(crate) fn run(Options { dry_run, quick, packets }: Options) -> anyhow::Result<()> {
     // The benchmark starts the agent to look at its memory.
     check(cargo().args(["build", "--release", "--package", "lb-userspace", "--bin", "sockeye"]))?;
     let mut command = cargo();
@@ -24,7 +27,10 @@ pub(crate) fn run(Options { dry_run, quick }: Options) -> anyhow::Result<()> {
     if quick {
         command.arg("--quick");
     }
-    if !dry_run && !quick {
+    if packets {
+        command.arg("--packets");
+    }
+    if !dry_run && !quick && !packets {
         command.args(["--output", "docs/benchmarks.md"]);
     }
     check(&mut command)

@@ -12,6 +12,7 @@ use crate::{
     connect::{Figures, Targets},
     datapath::Datapath,
     machine::Corner,
+    packets::Costs,
 };
 
 mod changes;
@@ -20,9 +21,11 @@ mod datapath;
 mod machine;
 mod memory;
 mod objects;
+mod packets;
 mod report;
 mod sockets;
 mod statistics;
+mod yardstick;
 
 /// Measures what Sockeye costs on this machine
 #[derive(Parser)]
@@ -30,6 +33,9 @@ struct Options {
     /// A tenth of the rounds
     #[arg(long)]
     quick: bool,
+    /// Only what packets cost
+    #[arg(long, conflicts_with = "output")]
+    packets: bool,
     /// Where the report goes, besides the terminal
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -53,6 +59,8 @@ struct Results {
     large_cold: Figures,
     /// What session affinity adds to a `connect()`, on a socket that has its storage; in nanoseconds.
     affinity: f64,
+    /// What packets cost, in the small and in the large cluster.
+    packets: [Costs; 2],
     bulk: Bulk,
     single: Single,
     wide: Single,
@@ -78,6 +86,11 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let corner = Corner::new()?;
     machine::claim_a_cpu()?;
 
+    let packets = packets(&corner, rounds / 10)?;
+    if options.packets {
+        say(&format!("\n{}", report::packet_tables(&packets)));
+        return Ok(());
+    }
     say("connect(), 10 services");
     let outside = [Outcome::ConnectTranslated.number(), Reason::NotAService.number()];
     let connect =
@@ -110,6 +123,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         large_hot,
         large_cold,
         affinity: affine.again.between,
+        packets,
         bulk,
         single,
         wide,
@@ -121,6 +135,14 @@ fn run(options: &Options) -> anyhow::Result<()> {
         fs::write(path, report::document(&results)).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
+}
+
+/// What packets cost in the small and in the large cluster.
+fn packets(corner: &Corner, rounds: usize) -> anyhow::Result<[Costs; 2]> {
+    say("packets, 10 services");
+    let small = packets::measure(corner, SMALL, rounds)?;
+    say("packets, 50,000 services");
+    Ok([small, packets::measure(corner, LARGE, rounds)?])
 }
 
 /// Measures `connect()` while a cluster is in force; one row for each set of targets. Nothing but these outcomes may be

@@ -5,6 +5,7 @@ use crate::{
     changes::Single,
     connect::{Added, Figures},
     objects::{ENDPOINTS, WIDE},
+    packets::{self, Costs},
     sockets::BATCH,
 };
 
@@ -23,7 +24,13 @@ pub(crate) fn document(results: &Results) -> String {
 
 /// The figures.
 pub(crate) fn tables(results: &Results) -> String {
-    [goals(results), connect_table(results), changes_table(results)].join("\n")
+    [goals(results), connect_table(results), packet_table(&results.packets), changes_table(results)]
+        .join("\n")
+}
+
+/// The figures of packets alone.
+pub(crate) fn packet_tables(packets: &[Costs; 2]) -> String {
+    format!("{}\n\n{}", packet_goals(packets).join("\n"), packet_table(packets))
 }
 
 /// What must hold.
@@ -31,7 +38,7 @@ fn goals(results: &Results) -> String {
     let Results { small, large_hot, affinity, bulk, single, wide, unchanged, .. } = results;
     // Each against the same call without programs: the machine may be slower in one of the two runs.
     let growth = ratio(&large_hot.again) / ratio(&small.again);
-    let rows = [
+    let mut rows = vec![
         goal(
             "`connect()` to a service, on a socket that has its storage: added",
             large_hot.again.hit,
@@ -55,7 +62,26 @@ fn goals(results: &Results) -> String {
         goal("one endpoint of a service with 1,000, the same", wide.p99, 1000.0, "µs", 1),
         goal("10,000 services × 10 endpoints, all lists again, nothing changed", *unchanged, 300.0, "ms", 0),
     ];
+    rows.extend(packet_goals(&results.packets));
     format!("## Goals\n\n| | measured | goal | |\n|---|---:|---:|---|\n{}\n", rows.join("\n"))
+}
+
+/// In units of the program that does one look-up; each of the dearer cluster.
+fn packet_goals(packets: &[Costs; 2]) -> [String; 3] {
+    let dearest = |of: fn(&Costs) -> f64| {
+        packets.iter().map(|costs| of(costs) / costs.yardstick).fold(f64::NEG_INFINITY, f64::max)
+    };
+    [
+        goal("TC, a packet of an existing flow, against one look-up", dearest(Costs::existing), 4.0, "×", 1),
+        goal("TC, the first packet of a flow, against one look-up", dearest(Costs::first), 30.0, "×", 1),
+        goal(
+            "TC, a packet that is not for a service, against one look-up",
+            dearest(Costs::not_a_service),
+            2.0,
+            "×",
+            1,
+        ),
+    ]
 }
 
 fn goal(what: &str, measured: f64, goal: f64, unit: &str, digits: usize) -> String {
@@ -96,6 +122,29 @@ fn row(what: &str, call: &str, added: &Added) -> String {
         "| {what} | {call} | {without:.0} ns | {miss:+.0} ns | {:.2}× | {hit:+.0} ns | {:.2}× |",
         (without + miss) / without,
         ratio(added),
+    )
+}
+
+fn packet_table(packets: &[Costs; 2]) -> String {
+    let [small, large] = packets;
+    let row = |what: &str, of: fn(&Costs) -> f64| {
+        let cell = |costs: &Costs| format!("{:.0} ns | {:.1}×", of(costs), of(costs) / costs.yardstick);
+        format!("| {what} | {} | {} |", cell(small), cell(large))
+    };
+    let rows = [
+        row("parse, and one hash look-up: the yardstick", |costs| costs.yardstick),
+        row("to an address that no service has", |costs| costs.stranger),
+        row("to a port of the node that is no node port", |costs| costs.other_port),
+        row("existing flow, backend on this node", |costs| costs.local.existing),
+        row("existing flow, backend on another node", |costs| costs.remote.existing),
+        row("new flow, backend on this node", |costs| costs.local.new),
+        row("new flow, backend on another node", |costs| costs.remote.new),
+    ];
+    format!(
+        "## What a packet from outside costs\n\n\
+         TCP over IPv4 to node ports, at TC. Time in the program, less that of an empty one, and its ratio to the yardstick.\n\n\
+         | | {SMALL} services | | {LARGE} services | |\n|---|---:|---:|---:|---:|\n{}\n",
+        rows.join("\n"),
     )
 }
 
@@ -143,6 +192,12 @@ fn method() -> String {
            socket's storage, and in a memory cgroup accounts for it.\n\
          * *In use*: the {SMALL} services that are connected to stay in the processor's caches. *Each in turn*: every call is to\n\
            a service that no call was to for {LARGE} calls, so each map access misses the caches.\n\n\
+         **Packets.** The kernel runs the attached ingress program on packets of the benchmark (`BPF_PROG_TEST_RUN`), each\n\
+         run on a new packet, and its run-time statistics give the time. In turns with it run an empty program, whose time is\n\
+         subtracted, and the yardstick: it parses, and finds one key in a hash map that is as large as the map of flows.\n\
+         A round is a batch of {packet_batch} packets of each kind, of {flows} flows to node ports of {SMALL} services; the figures\n\
+         are medians of the differences within each round. Towards another node the source is translated too, and the program\n\
+         looks up the route. Afterwards the counters must show that all packets ended as the table says.\n\n\
          **Objects to maps.** The changes of the initial lists are made before the clock starts; it stops when the last map is written.\n\
          Maps are new each time. Writes are timed one by one inside, clock included.\n\n\
          **One endpoint.** An EndpointSlice of {ENDPOINTS} endpoints arrives in which one is replaced; the clock stops when the new set is\n\
@@ -154,5 +209,7 @@ fn method() -> String {
          **Memory.** `VmRSS` of `sockeye run` on a folder with the whole cluster, once it is ready; the mapped tables, as far as\n\
          they are in use, are in it. A folder costs more than an API server: what the files hold is kept beside what was made of\n\
          it (docs/install.md has the figure for an API server).\n",
+        packet_batch = packets::BATCH,
+        flows = packets::FLOWS,
     )
 }
