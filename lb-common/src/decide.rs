@@ -275,15 +275,20 @@ fn affine<'a, T: Tables>(
     client: Client,
     now: u32,
 ) -> Option<Selection<'a>> {
-    let known = |set| current(tables, settings, &AffinityKey::new(client, record.service_id, set), now);
-    let mut known = known(set).or_else(|| {
-        // Frontends of one service port may use different sets: a backend that is in both serves both.
-        let local = settings.flags & (flags::INTERNAL_LOCAL | flags::EXTERNAL_LOCAL) != 0;
-        if local { known(set.other()) } else { None }
-    })?;
-    let (slot, backend) = locate(tables, range, known.backend_id, known.slot)?;
-    known.refresh(slot, now);
-    Some(Selection { slot, backend, service_id: record.service_id })
+    // Frontends of one service port may use different sets: a backend that is in both serves both.
+    let sets = if settings.flags & (flags::INTERNAL_LOCAL | flags::EXTERNAL_LOCAL) != 0 { 2 } else { 1 };
+    let mut looked_in = set;
+    for _ in 0..sets {
+        let key = AffinityKey::new(client, record.service_id, looked_in);
+        if let Some(mut known) = current(tables, settings, &key, now)
+            && let Some((slot, backend)) = locate(tables, range, known.backend_id, known.slot)
+        {
+            known.refresh(slot, now);
+            return Some(Selection { slot, backend, service_id: record.service_id });
+        }
+        looked_in = set.other();
+    }
+    None
 }
 
 /// The one that the Maglev table gives, if it is of the set that was loaded: a table is stored after its set, and the local

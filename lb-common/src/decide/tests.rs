@@ -349,6 +349,11 @@ fn a_client_has_a_backend_in_each_set_and_one_if_the_sets_allow_it() {
         assert_eq!(fake.choose(&inside, Source::Pod), Ok(100));
         assert_eq!(fake.choose(&outside, Source::Pod), Ok(0));
     }
+    // The one it had in the cluster set has left; the one of the other set has joined.
+    let record = fake.services[0];
+    fake.services[0].cluster = Range { first: 10, count: 6 };
+    assert_eq!(fake.choose(&outside, Source::Pod), Ok(100));
+    fake.services[0] = record;
     // The local set lies in the cluster set: what the client has there serves both frontends.
     let settings = fake.services[0].settings;
     fake.services[0] =
