@@ -6,7 +6,7 @@
 //!    │     │               │ progress         │
 //!    │     │               ├──→ datapath (configure, activate, devices)
 //!    │     │               │ notices
-//!    │     │               └──→ sweeper (stale sockets), watch of node ports
+//!    │     │               └──→ sweeper (stale sockets), watch of node ports, host checks
 //!    └ namespaces → NAMESPACES      │
 //!          └────────────────────────┘ where sockets are
 //! ```
@@ -17,6 +17,7 @@
 mod answers;
 mod datapath;
 pub(crate) mod devices;
+mod host;
 mod namespaces;
 mod node_ports;
 pub(crate) mod source_address;
@@ -248,6 +249,10 @@ impl Prepared {
         let sweeper = Sweeper::new(connected, watched_namespaces, ask_reconciler.clone(), Arc::clone(&ended));
         let notices = reconciler.notices();
         parts.spawn(sweeper.run(progress.clone(), notices.clone()).map(|()| Ok("sweeper")));
+        let (facing, watched_facing) = watch::channel(None);
+        let host_checks =
+            host::follow(watched_facing, notices.clone(), ask_reconciler.clone(), changes.clone());
+        parts.spawn(host_checks.map(|()| Ok("host checks")));
         let binds = node_ports::watch_binds(notices, ask_reconciler.clone(), changes.clone());
         parts.spawn(binds.map(|()| Ok("watch of node ports")));
         parts.spawn(reconciler.run(arrived, asked_reconciler).map(|()| Ok("reconciler")));
@@ -268,7 +273,8 @@ impl Prepared {
             datapath: ask_datapath,
         };
         parts.spawn(server.serve(Arc::new(answers)).map(|()| Ok("status server")));
-        let datapath = Datapath::new(kernel, host, node_ips, datapath.snat_ports, datapath.devices, changes);
+        let datapath =
+            Datapath::new(kernel, host, node_ips, datapath.snat_ports, datapath.devices, facing, changes);
         (parts, datapath.run(progress, watched_links, asked_datapath, ready))
     }
 }

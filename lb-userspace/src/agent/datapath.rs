@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     config::{DeviceChoice, NodeIps, PortRange},
+    host::Facing,
     kernel::{Attachment, Feature, Kernel, KernelError},
     model::{Change, Problem},
     netlink::Links,
@@ -60,6 +61,7 @@ pub(super) struct Datapath {
     node_ips: NodeIps,
     snat_ports: PortRange,
     choice: DeviceChoice,
+    facing: watch::Sender<Option<Facing>>,
     changes: mpsc::Sender<Change>,
     host: Host,
     /// The switches in force, and the addresses that they were made of.
@@ -83,6 +85,7 @@ impl Datapath {
         node_ips: NodeIps,
         snat_ports: PortRange,
         choice: DeviceChoice,
+        facing: watch::Sender<Option<Facing>>,
         changes: mpsc::Sender<Change>,
     ) -> Self {
         Self {
@@ -90,6 +93,7 @@ impl Datapath {
             node_ips,
             snat_ports,
             choice,
+            facing,
             changes,
             host,
             configured: None,
@@ -161,6 +165,7 @@ impl Datapath {
         problems.extend(unserved);
         problems.extend(devices::foreign_sources(ips, links));
         self.devices = devices;
+        self.tell_facing(ips);
         if self.failures.is_empty() {
             self.retry.reset();
         } else {
@@ -248,6 +253,17 @@ impl Datapath {
             problem("node".to_owned(), what.to_owned())
         });
         failed.chain(addressless).collect()
+    }
+
+    /// Says what of the node faces clients outside, for the checks of the host.
+    fn tell_facing(&self, sources: NodeIps) {
+        let devices = self.served.values().cloned().collect();
+        let now = Some(Facing { devices, sources, ports: self.snat_ports });
+        self.facing.send_if_modified(|facing| {
+            let differs = *facing != now;
+            *facing = now;
+            differs
+        });
     }
 
     async fn tell(&mut self, problems: Vec<Problem>) {

@@ -41,11 +41,7 @@ pub(super) async fn watch_binds(
     loop {
         let now = notices.borrow_and_update().node_ports;
         if seen != Some(now) {
-            let (reply, answer) = oneshot::channel();
-            if reconciler.send(Question::NodePorts(reply)).await.is_err() {
-                return;
-            }
-            let Ok(answer) = answer.await else { return };
+            let Some(answer) = ask(&reconciler).await else { return };
             (node_ports, seen) = (answer, Some(now));
         }
         // It goes through the task and comes back: neither is copied.
@@ -72,6 +68,13 @@ pub(super) async fn watch_binds(
             () = sleep(INTERVAL) => {}
         }
     }
+}
+
+/// The node ports in force; none when the reconciler has ended.
+pub(super) async fn ask(reconciler: &mpsc::Sender<Question>) -> Option<NodePorts> {
+    let (reply, answer) = oneshot::channel();
+    reconciler.send(Question::NodePorts(reply)).await.ok()?;
+    answer.await.ok()
 }
 
 /// What is wrong now.
