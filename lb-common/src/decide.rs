@@ -200,7 +200,14 @@ pub fn admit<T: Tables>(
     }
 }
 
-/// Chooses a backend for a packet. A Maglev table is asked by the client's address and port.
+/// Whether the choice depends on what the client was given last, and is remembered.
+#[inline(always)]
+pub fn has_affinity<T: Tables>(tables: &T, found: &Found<'_>) -> bool {
+    tables.settings(found.record).affinity_seconds != 0
+}
+
+/// Chooses a backend for a packet by the client's address and port, whether there is a Maglev table or not: a packet that
+/// XDP leaves to TC gets the same backend there, else those of one kind would be drawn twice, and get more than their share.
 ///
 /// `outside`: the client is neither on this node nor a pod of another.
 #[inline(always)]
@@ -210,8 +217,9 @@ pub fn select_for_packet<'a, T: Tables>(
     source: &SocketAddress,
     outside: bool,
 ) -> Result<Selection<'a>, Reason> {
-    let client = || Client::Address(source.address);
-    choose(tables, found, outside, flags::MAGLEV_OUTSIDE, client, source.port)
+    let client = Client::Address(source.address);
+    let hash = maglev::hash(client, source.port);
+    choose(tables, found, outside, flags::MAGLEV_OUTSIDE, || client, || hash, || hash)
 }
 
 /// Chooses a backend from the set that applies: the client's own with session affinity, else by the service's algorithm.
@@ -226,7 +234,8 @@ pub fn select<'a, T: Tables>(
 ) -> Result<Selection<'a>, Reason> {
     // At connect() a socket mostly has no port yet.
     let by_table = if outside { flags::MAGLEV_OUTSIDE } else { flags::MAGLEV_SOCKETS };
-    choose(tables, found, outside, by_table, client, Port::new(0))
+    let hash = || maglev::hash(client(), Port::new(0));
+    choose(tables, found, outside, by_table, &client, hash, || tables.random())
 }
 
 #[inline(always)]
@@ -236,7 +245,8 @@ fn choose<'a, T: Tables>(
     outside: bool,
     by_table: u32,
     client: impl Fn() -> Client,
-    port: Port,
+    hash: impl Fn() -> u32,
+    number: impl Fn() -> u32,
 ) -> Result<Selection<'a>, Reason> {
     let settings = tables.settings(found.record);
     let set = applicable_set(found, settings, outside);
@@ -247,14 +257,11 @@ fn choose<'a, T: Tables>(
     {
         return Ok(selection);
     }
-    let consistent = if settings.flags & by_table != 0 {
-        consistent(tables, found.record, range, maglev::hash(client(), port))
-    } else {
-        None
-    };
+    let consistent =
+        if settings.flags & by_table != 0 { consistent(tables, found.record, range, hash()) } else { None };
     let selection = match consistent {
         Some(selection) => selection,
-        None => draw(tables, found.record, range)?,
+        None => draw(tables, found.record, range, number())?,
     };
     if let Some((client, now)) = affinity {
         let key = AffinityKey::new(client, found.record.service_id, set);
@@ -305,11 +312,16 @@ fn consistent<'a, T: Tables>(
     Some(Selection { slot, backend, service_id: record.service_id })
 }
 
-/// One at random.
+/// The one that a number of 2³² leads to.
 #[inline(always)]
-fn draw<'a, T: Tables>(tables: &'a T, record: &ServiceRecord, range: Range) -> Result<Selection<'a>, Reason> {
+fn draw<'a, T: Tables>(
+    tables: &'a T,
+    record: &ServiceRecord,
+    range: Range,
+    number: u32,
+) -> Result<Selection<'a>, Reason> {
     // Multiplication instead of a remainder: the same spread without a division.
-    let offset = ((u64::from(tables.random()) * u64::from(range.count)) >> 32) as u32;
+    let offset = ((u64::from(number) * u64::from(range.count)) >> 32) as u32;
     let slot = range.first.wrapping_add(offset);
     let backend = tables.backend(slot).ok_or(Reason::BrokenTables)?;
     Ok(Selection { slot, backend, service_id: record.service_id })
@@ -333,7 +345,7 @@ fn current<'a, T: Tables>(
 pub fn select_another<'a, T: Tables>(tables: &'a T, found: &Found<'a>) -> Result<Selection<'a>, Reason> {
     let settings = tables.settings(found.record);
     let range = range_of(tables, found.record, settings, applicable_set(found, settings, false))?;
-    draw(tables, found.record, range)
+    draw(tables, found.record, range, tables.random())
 }
 
 /// The backend that was chosen before, if it is still in the set that applies.
