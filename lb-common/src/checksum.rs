@@ -1,6 +1,6 @@
 //! Incremental updates of the Internet checksum (RFC 1624).
 
-use crate::address::SocketAddress;
+use crate::address::{Address, SocketAddress};
 
 /// A difference to be folded into a checksum: the sum, in one's complement, of what was added minus what was removed.
 ///
@@ -23,6 +23,13 @@ impl Difference {
     #[inline(always)]
     pub const fn added(self, word: u32) -> Self {
         Self(self.0 + word as u64)
+    }
+
+    /// An address that was not there before. What is mapped about IPv4 adds nothing: its word of ones is a zero.
+    #[inline(always)]
+    pub const fn added_address(self, address: &Address) -> Self {
+        let words = address.words();
+        self.added(words[0]).added(words[1]).added(words[2]).added(words[3])
     }
 
     /// One 32-bit word replaced by another.

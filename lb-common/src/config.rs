@@ -87,6 +87,8 @@ pub mod programs {
     pub const TC_INGRESS: &str = "tc_ingress";
     /// TC egress on the external devices.
     pub const TC_EGRESS: &str = "tc_egress";
+    /// XDP on the external devices.
+    pub const XDP_INGRESS: &str = "xdp_ingress";
     /// Iterator over `SOCKETS`: the connected UDP sockets.
     pub const CONNECTED_UDP: &str = "connected_udp";
 }
@@ -154,6 +156,14 @@ pub struct NodeAddress {
     pub flags: u32,
 }
 
+/// Bits of [`Device::flags`]: which XDP program of ours runs there.
+pub mod device {
+    /// In the driver, which therefore sends frames that other drivers hand it.
+    pub const XDP_NATIVE: u32 = 1 << 0;
+    /// In the kernel's generic hook, behind the driver.
+    pub const XDP_GENERIC: u32 = 1 << 1;
+}
+
 /// Value of `DEVICES`: an external device that the programs are attached to.
 ///
 /// A backend that is reached through one of them is on another machine: its answers come back through a program only if
@@ -161,7 +171,7 @@ pub struct NodeAddress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(C)]
 pub struct Device {
-    /// No meaning yet: being in the map is what counts.
+    /// See [`device`]. Being in the map is what counts for all else.
     pub flags: u32,
 }
 

@@ -25,8 +25,8 @@ mod verdict;
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    macros::{cgroup_sock, cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, SockContext, TcContext},
+    macros::{cgroup_sock, cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, SockContext, TcContext, XdpContext},
 };
 use socket::{V4, V6};
 
@@ -113,6 +113,12 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn tc_egress(ctx: TcContext) -> i32 {
     verdict::pass_or_drop(&ctx, packet::egress(&ctx))
+}
+
+/// What arrives at an external device, before the kernel makes a packet of it.
+#[xdp]
+pub fn xdp_ingress(ctx: XdpContext) -> u32 {
+    verdict::send_or_pass(packet::early(&ctx))
 }
 
 #[cfg(target_arch = "bpf")]

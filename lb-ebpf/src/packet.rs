@@ -10,6 +10,7 @@
 //! ICMP errors about such packets are translated like them (`error`), and later fragments follow the first.
 
 mod answer;
+mod early;
 mod error;
 mod flow;
 mod forward;
@@ -24,8 +25,11 @@ use lb_common::{
     outcome::{Outcome, Reason},
 };
 
-pub(crate) use self::forward::Step;
 use self::{answer::Failure, frame::Frame, parse::Packet};
+pub(crate) use self::{
+    early::{Sent, early},
+    forward::Step,
+};
 
 /// Packets that arrive at an external device: from clients, and from backends on other machines.
 #[inline(always)]

@@ -264,6 +264,13 @@ pub(crate) fn is_external(device: u32) -> bool {
     DEVICES.get_ptr(&device).is_some()
 }
 
+/// What is known of an external device; zero for others (`lb_common::config::device`).
+#[inline(always)]
+pub(crate) fn device_flags(device: u32) -> u32 {
+    // SAFETY: the kernel returned a pointer to an element of this size; one 32-bit load.
+    DEVICES.get_ptr(&device).map_or(0, |device| unsafe { device.cast::<u32>().read_volatile() })
+}
+
 /// The addresses that the sockets of a network namespace connect from, if it is a pod's that is known.
 #[inline(always)]
 pub(crate) fn namespace_addresses(cookie: u64) -> Option<&'static NamespaceAddresses> {

@@ -17,14 +17,17 @@
 
 use aya_ebpf::{
     EbpfContext, Global,
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action::XDP_PASS},
     helpers::bpf_set_retval,
     programs::{SockAddrContext, TcContext},
 };
 use aya_log_ebpf::error;
 use lb_common::outcome::{Outcome, Reason};
 
-use crate::{packet::Step, tables::count};
+use crate::{
+    packet::{Sent, Step},
+    tables::count,
+};
 
 /// Whether `bpf_set_retval` exists (kernel 5.18); set by the loader. Read-only, so that the verifier removes the call
 /// where the helper is missing.
@@ -141,6 +144,14 @@ pub(crate) fn pass_or_drop(ctx: &TcContext, end: Result<Step, Reason>) -> i32 {
     };
     count(number);
     verdict
+}
+
+/// For frames before the stack: what is not sent on from here is TC's to decide and to count.
+#[inline(always)]
+pub(crate) fn send_or_pass(end: Option<Sent>) -> u32 {
+    let Some(Sent(outcome, verdict)) = end else { return XDP_PASS };
+    count(outcome.number());
+    verdict.cast_unsigned()
 }
 
 /// Writes what only a defect can cause to the agent's log: the one end that is worth more than its count.

@@ -6,11 +6,7 @@
 use aya_ebpf::{
     bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, helpers::generated::bpf_redirect, programs::TcContext,
 };
-use lb_common::{
-    address::{Address, Protocol},
-    checksum::Difference,
-    outcome::Reason,
-};
+use lb_common::{address::Protocol, checksum::Difference, outcome::Reason};
 
 use super::{
     forward::Step,
@@ -108,7 +104,7 @@ fn reset(ctx: &TcContext, packet: &Packet) -> Result<bool, Reason> {
     let words_of_header = (u32::from_be(header[3]) >> 28) as usize;
     let length = words_of_header * 4;
     // Data with the SYN (RFC 7413) would have to be summed to be taken out.
-    if length < TCP_HEADER || length != transport_length(ctx, network)? {
+    if length < TCP_HEADER || length != parse::transport_length(ctx, network)? {
         return Ok(false);
     }
     let acknowledged = u32::from_be(header[1]).wrapping_add(1).to_be();
@@ -134,14 +130,6 @@ fn reset(ctx: &TcContext, packet: &Packet) -> Result<bool, Reason> {
     ctx.change_tail((network.payload + TCP_HEADER) as u32, 0).map_err(failed)?;
     turn_round(ctx, network, network.payload - network.offset + TCP_HEADER)?;
     Ok(true)
-}
-
-/// The length of what the network header carries, as that says.
-#[inline(always)]
-fn transport_length(ctx: &TcContext, network: &Network) -> Result<usize, Reason> {
-    let (field, header) = if network.v4 { (2, 0) } else { (4, IPV6_HEADER) };
-    let length: u16 = parse::load(ctx, network.offset + field)?;
-    Ok((usize::from(u16::from_be(length)) + header).wrapping_sub(network.payload - network.offset))
 }
 
 /// Swaps the addresses of a network header that stays, and gives it a new length and all its hops.
@@ -186,18 +174,12 @@ fn say(ctx: &TcContext, network: &Network, message: Message, rest: u32) -> Resul
     let mut sum = quote.added(words[0]).added(words[1]);
     if !network.v4 {
         // The pseudo header (RFC 8200, section 8.1).
-        sum = added_address(added_address(sum, &network.source), &network.destination);
+        sum = sum.added_address(&network.source).added_address(&network.destination);
         sum = sum.added((length as u32).to_be()).added(58_u32.to_be());
     }
     store(ctx, ETHERNET + header, &words)?;
     store(ctx, ETHERNET + header + 2, &sum.apply(u16::MAX))?;
     if network.v4 { store_v4(ctx, network, length) } else { store_v6(ctx, network, length) }
-}
-
-#[inline(always)]
-fn added_address(sum: Difference, address: &Address) -> Difference {
-    let words = address.words();
-    sum.added(words[0]).added(words[1]).added(words[2]).added(words[3])
 }
 
 /// The sum of the quoted packet's bytes. A sound header of IPv4 adds nothing: its checksum sees to that.

@@ -16,11 +16,19 @@ pub(super) fn key(packet: &Packet) -> FlowKey {
 }
 
 /// The packet's flow, if it goes on: kept alive, and told of FIN and RST.
+#[inline(always)]
+pub(super) fn lookup(packet: &Packet) -> Option<Flow> {
+    let flow = find(packet)?;
+    note(packet, flow);
+    Some(*flow)
+}
+
+/// The packet's flow, if it goes on.
 ///
 /// None also for what has ended: a new connection that reuses the client's port, and whatever begins anew, or has no
 /// connection, where the backend is no longer one of the service's.
 #[inline(always)]
-pub(super) fn lookup(packet: &Packet) -> Option<Flow> {
+pub(super) fn find(packet: &Packet) -> Option<&'static mut Flow> {
     let key = key(packet);
     let flow = tables::flow(&key)?;
     let now = tables::now();
@@ -32,6 +40,13 @@ pub(super) fn lookup(packet: &Packet) -> Option<Flow> {
     if chooses_anew && flow.flags & flags::FORWARD != 0 && !is_usable(flow) {
         return None;
     }
+    Some(flow)
+}
+
+/// Keeps a flow alive, and tells it of FIN and RST.
+#[inline(always)]
+pub(super) fn note(packet: &Packet, flow: &mut Flow) {
+    let now = tables::now();
     // Once a second is enough for lifetimes of ten seconds and more, and spares the cache line.
     if now.wrapping_sub(flow.last_seen) > SECOND {
         flow.last_seen = now;
@@ -39,7 +54,6 @@ pub(super) fn lookup(packet: &Packet) -> Option<Flow> {
     if packet.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
         note_end(packet, flow);
     }
-    Some(*flow)
 }
 
 /// Whether the flow's backend is still in its service's set.

@@ -20,6 +20,18 @@ use crate::tables;
 pub(super) struct Route {
     /// The device.
     pub(super) device: u32,
+    /// The addresses of the link; none: the neighbour is not known yet.
+    pub(super) link: Option<Link>,
+}
+
+/// Ethernet addresses.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Link {
+    /// The device's.
+    pub(super) source: [u8; 6],
+    /// The neighbour's.
+    pub(super) destination: [u8; 6],
 }
 
 /// What happens to a translated packet.
@@ -68,7 +80,8 @@ pub(super) fn route(
     let length = length_on_the_wire(ctx, network)?;
     let answer = fib(ctx, network, source, destination, length);
     match answer.code {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(Route { device: answer.device }),
+        BPF_FIB_LKUP_RET_SUCCESS => Ok(Route { device: answer.device, link: Some(answer.link) }),
+        BPF_FIB_LKUP_RET_NO_NEIGH => Ok(Route { device: answer.device, link: None }),
         // Kernels before 5.12 do not tell the size, and leave the packet's own (commit e1850ea9bd9e).
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             let mtu = if answer.mtu < length { u32::from(answer.mtu) } else { 0 };
@@ -129,10 +142,11 @@ fn fib(
         flow_info: 0,
         source: source_words,
         destination: destination_words,
-        link: [0; 4],
+        vlan: 0,
+        link: Link { source: [0; 6], destination: [0; 6] },
     };
     let code = ctx.fib_lookup(&mut params);
-    FibAnswer { code, device: params.device, mtu: params.length }
+    FibAnswer { code, device: params.device, mtu: params.length, link: params.link }
 }
 
 /// What the kernel says of a route.
@@ -143,6 +157,8 @@ struct FibAnswer {
     device: u32,
     /// The size that fits, if the code says that the packet's does not.
     mtu: u16,
+    /// The addresses of the link; told with success.
+    link: Link,
 }
 
 /// `struct bpf_fib_lookup` (`include/uapi/linux/bpf.h`), without the unions of fields that are not needed here.
@@ -160,8 +176,10 @@ pub(super) struct FibParams {
     /// IPv4: the first word.
     source: [u32; 4],
     destination: [u32; 4],
-    /// Out: VLAN, source and destination MAC address.
-    link: [u32; 4],
+    /// Out: zero (`bpf_fib_set_fwd_params`).
+    vlan: u32,
+    /// Out: the addresses of the link.
+    link: Link,
 }
 
 impl FibParams {

@@ -1,6 +1,7 @@
-//! A packet as a hook sees it: what the steps need of it.
+//! A packet as a hook sees it: what the steps need of TC and of XDP.
 
 pub(super) mod tc;
+mod xdp;
 
 use lb_common::{checksum::Difference, outcome::Reason};
 

@@ -3,7 +3,7 @@
 use lb_common::{
     address::{Address, Port, Protocol, SocketAddress},
     config::Config,
-    decide::{self, Selection, Source, Tables as _},
+    decide::{self, Found, Selection, Source, Tables as _},
     flow::{Flow, FlowKey, Service, flags},
     frontend::FrontendKey,
     outcome::Reason,
@@ -20,9 +20,36 @@ use crate::tables::{self, Maps};
 /// chance to find none is 2⁻³².
 const ATTEMPTS: u32 = 32;
 
+/// A backend for a new connection.
+pub(super) struct Choice<'a> {
+    selection: Selection<'a>,
+    service: Service,
+}
+
+impl Choice<'_> {
+    /// Whether the backend is on another machine.
+    #[inline(always)]
+    pub(super) fn leaves_the_node(&self) -> bool {
+        self.service.flags & flags::REDIRECT != 0
+    }
+
+    /// Where the connection goes.
+    #[inline(always)]
+    pub(super) fn backend(&self) -> SocketAddress {
+        self.selection.backend.socket_address()
+    }
+}
+
 /// Opens the connection; the result is the flow of this direction.
 #[inline(always)]
 pub(super) fn open(ctx: &impl Frame, packet: &Packet) -> Result<Flow, Reason> {
+    let found = find(packet)?;
+    remember(packet, &choose(ctx, packet, &found)?)
+}
+
+/// Finds the service, if it serves the client.
+#[inline(always)]
+pub(super) fn find(packet: &Packet) -> Result<Found<'static>, Reason> {
     // Without its first fragment nobody can tell what it is.
     if packet.network.part == Part::Later {
         return Err(Reason::Fragment);
@@ -33,7 +60,17 @@ pub(super) fn open(ctx: &impl Frame, packet: &Packet) -> Result<Flow, Reason> {
         return Err(Reason::NoFlow);
     }
     decide::admit(&Maps, &found, || Some(packet.source.address))?;
-    let selection = decide::select_for_packet(&Maps, &found, &packet.source, is_outside(packet))?;
+    Ok(found)
+}
+
+/// Chooses a backend. Nothing is remembered yet but the client's affinity.
+#[inline(always)]
+pub(super) fn choose(
+    ctx: &impl Frame,
+    packet: &Packet,
+    found: &Found<'static>,
+) -> Result<Choice<'static>, Reason> {
+    let selection = decide::select_for_packet(&Maps, found, &packet.source, is_outside(packet))?;
     let redirect =
         forward::leaves_the_node(ctx, &packet.network, &packet.source, &selection.backend.socket_address())?;
     let service = Service {
@@ -43,7 +80,7 @@ pub(super) fn open(ctx: &impl Frame, packet: &Packet) -> Result<Flow, Reason> {
         backend_id: selection.backend.id,
         slot: selection.slot,
     };
-    remember(packet, &selection, service)
+    Ok(Choice { selection, service })
 }
 
 /// Whether the client is none of the cluster's pods: for those, external addresses lead to all endpoints, whatever the
@@ -58,11 +95,11 @@ fn is_outside(packet: &Packet) -> bool {
 
 /// Remembers both directions: the answer's first, which also claims the translated source.
 #[inline(always)]
-fn remember(packet: &Packet, selection: &Selection<'_>, service: Service) -> Result<Flow, Reason> {
+pub(super) fn remember(packet: &Packet, choice: &Choice<'_>) -> Result<Flow, Reason> {
     let now = tables::now();
-    let source = claim_source(packet, selection, service, now)?;
-    let service = Service { flags: service.flags | flags::FORWARD, ..service };
-    let forward = Flow::new(now, source, selection.backend.socket_address(), service);
+    let source = claim_source(packet, choice, now)?;
+    let service = Service { flags: choice.service.flags | flags::FORWARD, ..choice.service };
+    let forward = Flow::new(now, source, choice.backend(), service);
     if !tables::put_flow(&flow::key(packet), &forward) {
         return Err(Reason::FlowTableFull);
     }
@@ -74,17 +111,12 @@ fn remember(packet: &Packet, selection: &Selection<'_>, service: Service) -> Res
 /// A backend on this node sees the client's own address, and its port too, unless another connection of the client to
 /// the same backend, through another frontend, has it. A backend elsewhere sees the node's address.
 #[inline(always)]
-fn claim_source(
-    packet: &Packet,
-    selection: &Selection<'_>,
-    service: Service,
-    now: u64,
-) -> Result<SocketAddress, Reason> {
+fn claim_source(packet: &Packet, choice: &Choice<'_>, now: u64) -> Result<SocketAddress, Reason> {
     let config = tables::config().ok_or(Reason::BrokenTables)?;
-    let redirect = service.flags & flags::REDIRECT != 0;
-    let address = if redirect { node_address(config, packet.network.v4)? } else { packet.source.address };
-    let backend = selection.backend.socket_address();
-    let reverse = Flow::new(now, packet.destination, packet.source, service);
+    let redirect = choice.leaves_the_node();
+    let address = if redirect { node_address(packet)? } else { packet.source.address };
+    let backend = choice.backend();
+    let reverse = Flow::new(now, packet.destination, packet.source, choice.service);
     let mut port = if redirect { any_port(config) } else { packet.source.port };
     for _ in 0..ATTEMPTS {
         let source = SocketAddress::new(address, port);
@@ -109,9 +141,11 @@ fn claim(key: &FlowKey, reverse: &Flow, protocol: Protocol, now: u64) -> bool {
     (own || present.is_over(protocol, now)) && tables::put_flow(key, reverse)
 }
 
+/// The address that backends on other machines see.
 #[inline(always)]
-fn node_address(config: &Config, v4: bool) -> Result<Address, Reason> {
-    let address = if v4 { config.node_v4 } else { config.node_v6 };
+pub(super) fn node_address(packet: &Packet) -> Result<Address, Reason> {
+    let config = tables::config().ok_or(Reason::BrokenTables)?;
+    let address = if packet.network.v4 { config.node_v4 } else { config.node_v6 };
     if address.is_unspecified() { Err(Reason::NoNodeAddress) } else { Ok(address) }
 }
 

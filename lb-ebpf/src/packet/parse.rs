@@ -272,6 +272,14 @@ pub(super) fn protocol(network: &Network) -> Result<Protocol, Reason> {
     }
 }
 
+/// The length of what the network header carries, as that says.
+#[inline(always)]
+pub(super) fn transport_length(ctx: &impl Frame, network: &Network) -> Result<usize, Reason> {
+    let (field, header) = if network.v4 { (2, 0) } else { (4, 40) };
+    let length: u16 = load(ctx, network.offset + field)?;
+    Ok((usize::from(u16::from_be(length)) + header).wrapping_sub(network.payload - network.offset))
+}
+
 /// The ports, which are at the same place in every transport protocol.
 #[inline(always)]
 pub(super) fn ports(ctx: &impl Frame, network: &Network) -> Result<FragmentPorts, Reason> {
