@@ -21,6 +21,7 @@ mod netns;
 mod pinned;
 mod pins;
 mod requirements;
+mod xdp;
 
 use std::{
     fs::File,
@@ -46,6 +47,7 @@ pub use self::{
     netns::netns_cookie,
     pinned::{Attachment, PinnedMaps, Place, open_pinned},
     requirements::cgroup2_root,
+    xdp::XdpMode,
 };
 use self::{
     device::Kind,
@@ -107,6 +109,8 @@ pub struct Kernel {
     pins: Pins,
     cgroup: File,
     devices: Vec<String>,
+    /// The devices that this process runs XDP on.
+    xdp: Vec<String>,
     device_kind: Kind,
     reused: bool,
     active: bool,
@@ -146,6 +150,7 @@ impl Kernel {
             pins,
             cgroup,
             devices: config.devices.clone(),
+            xdp: Vec::new(),
             device_kind,
             reused,
             active: false,
@@ -221,10 +226,20 @@ impl Kernel {
         Ok(changes)
     }
 
+    /// Runs XDP on a device that is served; idempotent. Where it cannot, TC still does all.
+    pub fn attach_xdp(&mut self, name: &str, mode: XdpMode) -> Result<(String, Change), KernelError> {
+        self.xdp.retain(|device| device != name);
+        let change = xdp::attach(&mut self.ebpf, &self.pins, name, mode)?;
+        self.xdp.push(name.to_owned());
+        Ok(change)
+    }
+
     /// Serves a device no longer; one that is not served or not there is fine.
     pub fn detach_device(&mut self, name: &str) -> Result<(), KernelError> {
         self.devices.retain(|device| device != name);
+        self.xdp.retain(|device| device != name);
         if self.active {
+            xdp::detach(&mut self.ebpf, &self.pins, name)?;
             device::detach(&self.pins, name)?;
             device::retain_devices(&mut self.ebpf, &self.devices)?;
         }
@@ -277,6 +292,12 @@ impl Kernel {
     fn remove_stale(&mut self) -> Result<(), KernelError> {
         for path in pins::entries(&self.pins.links())? {
             let pin = pins::file_name(&path);
+            if let Some((device, _)) = xdp::of_pin(&pin) {
+                if !self.xdp.contains(&device) {
+                    xdp::detach(&mut self.ebpf, &self.pins, &device)?;
+                }
+                continue;
+            }
             let of_device =
                 device::PROGRAMS.into_iter().find_map(|(program, _)| pins::device_of(&pin, program));
             let wanted = match of_device {

@@ -241,7 +241,7 @@ fn attached_links(cluster: &Cluster<'_>) -> Result<Vec<bool>> {
     let link = |attachment: &Attachment| match attachment.place {
         AttachedAt::Tcx { .. } => Some(true),
         AttachedAt::Clsact { .. } => Some(false),
-        AttachedAt::Cgroup { .. } => None,
+        AttachedAt::Cgroup { .. } | AttachedAt::Xdp { .. } => None,
     };
     Ok(attachments.iter().filter_map(link).collect())
 }

@@ -41,6 +41,11 @@ pub(crate) enum LinkTarget {
         /// A `bpf_attach_type`.
         attach_type: u32,
     },
+    /// A device's XDP hook; zero: it has been removed.
+    Xdp {
+        /// The device's index.
+        ifindex: u32,
+    },
     /// Something that Sockeye never makes.
     Other,
 }
@@ -72,6 +77,9 @@ pub(crate) fn link_info(link: impl AsFd) -> io::Result<LinkInfo> {
         // SAFETY: the member that belongs to this type; plain numbers.
         let tcx = unsafe { info.__bindgen_anon_1.tcx };
         LinkTarget::Tcx { ifindex: tcx.ifindex, attach_type: tcx.attach_type }
+    } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
+        // SAFETY: the member that belongs to this type; plain numbers.
+        LinkTarget::Xdp { ifindex: unsafe { info.__bindgen_anon_1.xdp }.ifindex }
     } else {
         LinkTarget::Other
     };

@@ -8,7 +8,7 @@ use std::{io, path::PathBuf};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData},
+    maps::{HashMap, MapData, MapError},
     programs::{
         Link as _, SchedClassifier, TcAttach, TcAttachType,
         tc::{NlOptions, SchedClassifierLink, TcError, TcHandle, qdisc_add_clsact},
@@ -137,7 +137,18 @@ pub(crate) fn retain_devices(ebpf: &mut Ebpf, attached: &[String]) -> Result<(),
 }
 
 fn list_device(ebpf: &mut Ebpf, ifindex: u32) -> Result<(), KernelError> {
-    let done = devices(ebpf)?.insert(&ifindex, &Device { flags: 0 }, 0);
+    let devices = devices(ebpf)?;
+    match devices.get(&ifindex, 0) {
+        // What is said of its XDP program stays true.
+        Ok(_) => Ok(()),
+        Err(MapError::KeyNotFound) => mark_device(ebpf, ifindex, 0),
+        Err(error) => Err(KernelError::map("reading", maps::DEVICES)(error)),
+    }
+}
+
+/// Lists a device with flags (`lb_common::config::device`).
+pub(crate) fn mark_device(ebpf: &mut Ebpf, ifindex: u32, flags: u32) -> Result<(), KernelError> {
+    let done = devices(ebpf)?.insert(&ifindex, &Device { flags }, 0);
     done.map_err(KernelError::map("inserting into", maps::DEVICES))
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{Program, ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 use aya_obj::Object;
 use lb_common::config::{globals, maps, programs};
@@ -102,6 +102,16 @@ pub(crate) fn device_program<'a>(
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, KernelError> {
     let program: &mut SchedClassifier = program(ebpf, name)?.try_into().map_err(|_| wrong_type(name))?;
+    match program.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+        Err(error) => Err(refused(name, error)),
+    }
+}
+
+/// Loads the XDP program, if it is not loaded yet: where nobody wants it, no kernel has to accept it.
+pub(crate) fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, KernelError> {
+    let name = programs::XDP_INGRESS;
+    let program: &mut Xdp = program(ebpf, name)?.try_into().map_err(|_| wrong_type(name))?;
     match program.load() {
         Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
         Err(error) => Err(refused(name, error)),

@@ -22,6 +22,7 @@ use super::{
     generation, link,
     pins::{self, Pins, device_of},
     requirements,
+    xdp::{self, XdpMode},
 };
 use crate::store::{Capacity, Tables, kernel::TableMaps};
 
@@ -62,6 +63,15 @@ pub enum Place {
         device: String,
         /// The device's index; zero: it has been removed.
         ifindex: u32,
+    },
+    /// A link to a device's XDP hook.
+    Xdp {
+        /// The device's name, as it was when the program was attached.
+        device: String,
+        /// The device's index; zero: it has been removed.
+        ifindex: u32,
+        /// Where it runs.
+        mode: XdpMode,
     },
     /// A filter of a device's clsact qdisc.
     Clsact {
@@ -153,6 +163,10 @@ fn of_link(pin: &str, info: LinkInfo) -> Option<Attachment> {
             let (program, device) =
                 programs.into_iter().find_map(|program| Some((program, device_of(pin, program)?)))?;
             (program, Place::Tcx { device, ifindex })
+        }
+        LinkTarget::Xdp { ifindex } => {
+            let (device, mode) = xdp::of_pin(pin)?;
+            (programs::XDP_INGRESS, Place::Xdp { device, ifindex, mode })
         }
         LinkTarget::Other => return None,
     };

@@ -44,8 +44,11 @@ pub fn attachments(attachments: Vec<kernel::Attachment>) -> Vec<Attachment> {
         let target = match place {
             Place::Cgroup { path: Some(path), .. } => format!("cgroup {}", path.display()),
             Place::Cgroup { path: None, id } => format!("cgroup {id} (removed, or not visible from here)"),
-            Place::Tcx { device, ifindex: 0 } => format!("device {device} (removed)"),
+            Place::Tcx { device, ifindex: 0 } | Place::Xdp { device, ifindex: 0, .. } => {
+                format!("device {device} (removed)")
+            }
             Place::Tcx { device, .. } => format!("device {device}"),
+            Place::Xdp { device, mode, .. } => format!("device {device} (XDP, {mode})"),
             Place::Clsact { device, .. } => format!("device {device} (clsact)"),
         };
         Attachment { program, program_id, link_id, target }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, tc::TcAttachType};
 use lb_common::config::programs;
 use lb_userspace::kernel::{
-    Attachment, Change, Kernel, KernelConfig, KernelError, Place as AttachedAt, cleanup, open_pinned,
+    Attachment, Change, Kernel, KernelConfig, KernelError, Place as AttachedAt, XdpMode, cleanup, open_pinned,
 };
 
 use crate::machine::{Machine, ON_CGROUP, changes_of, no_addresses, start};
@@ -104,7 +104,7 @@ fn device_places(attachments: &[Attachment]) -> Vec<(String, bool)> {
         .filter_map(|attachment| match &attachment.place {
             AttachedAt::Tcx { device, .. } => Some((device.clone(), false)),
             AttachedAt::Clsact { device, .. } => Some((device.clone(), true)),
-            AttachedAt::Cgroup { .. } => None,
+            AttachedAt::Cgroup { .. } | AttachedAt::Xdp { .. } => None,
         })
         .collect();
     places.sort();
@@ -172,4 +172,66 @@ fn a_device_that_is_made_again_is_served_again() -> Result<()> {
     let missing = machine.netns.run(|| Ok(kernel.attach_device("ext").map(drop)))?;
     assert!(matches!(missing, Err(KernelError::NoDevice { .. })), "{missing:?}");
     Ok(())
+}
+
+#[test]
+fn xdp_runs_in_one_mode_at_a_time_and_leaves_nothing() -> Result<()> {
+    let machine = Machine::new()?;
+    machine.netns.ip("link add ext type veth peer name far")?;
+    let config = KernelConfig { devices: vec!["ext".to_owned()], ..machine.config.clone() };
+    machine.netns.run(|| {
+        let (mut kernel, _) = start(&config)?;
+        assert_eq!(xdp_modes(&kernel)?, []);
+        assert_eq!(kernel.attach_xdp("ext", XdpMode::Generic)?.1, Change::Attached);
+        assert_eq!(kernel.attach_xdp("ext", XdpMode::Generic)?.1, Change::Kept);
+        kernel.activate()?;
+        assert_eq!(xdp_modes(&kernel)?, [XdpMode::Generic]);
+        assert_eq!(kernel.attach_xdp("ext", XdpMode::Native)?.1, Change::Attached);
+        assert_eq!(xdp_modes(&kernel)?, [XdpMode::Native]);
+        kernel.detach_device("ext")?;
+        assert_eq!(xdp_modes(&kernel)?, []);
+        kernel.attach_device("ext")?;
+        kernel.attach_xdp("ext", XdpMode::Generic)?;
+        // A successor that does not ask for XDP ends it.
+        drop(kernel);
+        let (mut kernel, _) = start(&config)?;
+        assert_eq!(xdp_modes(&kernel)?, []);
+        kernel.attach_xdp("ext", XdpMode::Generic)?;
+        drop(kernel);
+        cleanup(&config.bpffs)?;
+        // Nothing is left that would refuse another owner.
+        let other = Machine::new()?;
+        let (mut kernel, _) =
+            start(&KernelConfig { devices: config.devices.clone(), ..other.config.clone() })?;
+        assert_eq!(kernel.attach_xdp("ext", XdpMode::Native)?.1, Change::Attached);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_xdp_program_of_others_stays_and_is_told() -> Result<()> {
+    let machines = [Machine::new()?, Machine::new()?];
+    let netns = &machines[0].netns;
+    netns.ip("link add ext type veth peer name far")?;
+    let [theirs, ours] = machines
+        .each_ref()
+        .map(|machine| KernelConfig { devices: vec!["ext".to_owned()], ..machine.config.clone() });
+    netns.run(|| {
+        let (mut foreign, _) = start(&theirs)?;
+        foreign.attach_xdp("ext", XdpMode::Generic)?;
+        let (mut kernel, _) = start(&ours)?;
+        let refused = kernel.attach_xdp("ext", XdpMode::Generic);
+        assert!(matches!(refused, Err(KernelError::Program { .. })), "{refused:?}");
+        assert_eq!((xdp_modes(&kernel)?, xdp_modes(&foreign)?), (vec![], vec![XdpMode::Generic]));
+        assert_eq!(device_places(&kernel.attachments()?).len(), 2, "TC goes on");
+        Ok(())
+    })
+}
+
+fn xdp_modes(kernel: &Kernel) -> Result<Vec<XdpMode>> {
+    let mode = |attachment: Attachment| match attachment.place {
+        AttachedAt::Xdp { mode, .. } => Some(mode),
+        _ => None,
+    };
+    Ok(kernel.attachments()?.into_iter().filter_map(mode).collect())
 }

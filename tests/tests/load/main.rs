@@ -29,7 +29,8 @@ use lb_tests::{
 };
 use lb_userspace::{
     kernel::{
-        Attachment, Change, Kernel, KernelConfig, KernelError, Place as AttachedAt, cleanup, open_pinned,
+        Attachment, Change, Kernel, KernelConfig, KernelError, Place as AttachedAt, XdpMode, cleanup,
+        open_pinned,
     },
     store::Store as _,
 };
@@ -47,12 +48,17 @@ fn every_program_loads_and_says_how_much_the_verifier_read() -> Result<()> {
     let machine = Machine::new()?;
     machine.netns.ip("link add ext type veth peer name far")?;
     let config = KernelConfig { devices: vec!["ext".to_owned()], ..machine.config.clone() };
-    let kernel = machine.netns.run(|| Ok(start(&config)?.0))?;
+    let mut kernel = machine.netns.run(|| Ok(start(&config)?.0))?;
+    machine.netns.run(|| Ok(kernel.attach_xdp("ext", XdpMode::Generic)?))?;
     let attachments = machine.netns.run(|| Ok(kernel.attachments()?))?;
     let mut names: Vec<&str> = attachments.iter().map(|attachment| attachment.program.as_str()).collect();
     names.sort_unstable();
-    let mut expected =
-        [&programs::CGROUP[..], &programs::BIND, &[programs::TC_INGRESS, programs::TC_EGRESS]].concat();
+    let mut expected = [
+        &programs::CGROUP[..],
+        &programs::BIND,
+        &[programs::TC_INGRESS, programs::TC_EGRESS, programs::XDP_INGRESS],
+    ]
+    .concat();
     expected.sort_unstable();
     assert_eq!(names, expected);
     for attachment in &attachments {
