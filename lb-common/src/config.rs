@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{address::Address, network::Network};
+use crate::{address::Address, flow::Lifetimes, network::Network};
 
 /// Version of the layout of all pinned maps. Another version means another generation of maps.
 pub const LAYOUT_VERSION: u32 = 3;
@@ -112,6 +112,8 @@ pub struct Config {
     pub node_v6: Address,
     /// The networks of the cluster's pods, one a family: who comes from there is no client from outside.
     pub cluster_networks: [Network; 2],
+    /// How long idle flows keep their place.
+    pub lifetimes: Lifetimes,
     /// Depth of the cgroup that the programs are attached to: 0 is the hierarchy's root.
     pub cgroup_level: u32,
     /// First port for translated sources.

@@ -35,6 +35,8 @@ pub mod flags {
     pub const PEER_FIN: u32 = 1 << 3;
     /// A RST was seen in either direction.
     pub const RESET: u32 = 1 << 4;
+    /// TCP: of the client nothing but SYNs was seen.
+    pub const HALF_OPEN: u32 = 1 << 5;
 }
 
 /// Value of `FLOWS`.
@@ -63,19 +65,46 @@ pub struct Flow {
 /// A second in nanoseconds.
 pub const SECOND: u64 = 1_000_000_000;
 
+/// How long idle flows keep their place, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Lifetimes {
+    /// An open TCP flow.
+    pub tcp_idle: u32,
+    /// A TCP flow of whose client nothing but SYNs was seen.
+    pub tcp_half_open: u32,
+    /// A TCP flow that was reset, or that both sides have closed.
+    pub tcp_closed: u32,
+    /// A UDP flow.
+    pub udp_idle: u32,
+}
+
+impl Lifetimes {
+    /// Closed TCP flows leave after ten seconds, enough for the last retransmissions; half-open ones after a minute, as
+    /// Linux's conntrack keeps an answered SYN; open ones after eight hours, well above the two hours of Linux's
+    /// keep-alive; UDP after two minutes, as Linux's conntrack keeps a stream (RFC 4787, requirement 5).
+    pub const DEFAULT: Self =
+        Self { tcp_idle: 8 * 3600, tcp_half_open: 60, tcp_closed: 10, udp_idle: 2 * 60 };
+}
+
 impl Flow {
-    /// How long an idle flow keeps its place: until then its key is taken and its port is in use.
-    ///
-    /// Closed TCP flows leave after ten seconds, enough for the last retransmissions; open ones after eight hours, well
-    /// above the two hours of Linux's keep-alive; UDP after two minutes, as Linux's conntrack keeps a stream (RFC 4787,
-    /// requirement 5).
+    /// How long the flow keeps its place when it is idle, in nanoseconds: until then its key is taken and its port is in
+    /// use.
     #[inline(always)]
-    pub const fn lifetime(&self, protocol: Protocol) -> u64 {
-        match protocol {
-            Protocol::Tcp if self.is_closed() => 10 * SECOND,
-            Protocol::Tcp | Protocol::Sctp => 8 * 3600 * SECOND,
-            Protocol::Udp => 120 * SECOND,
-        }
+    pub const fn lifetime(&self, protocol: Protocol, lifetimes: &Lifetimes) -> u64 {
+        let seconds = match protocol {
+            Protocol::Tcp if self.is_closed() => lifetimes.tcp_closed,
+            Protocol::Tcp if self.is_half_open() => lifetimes.tcp_half_open,
+            Protocol::Tcp | Protocol::Sctp => lifetimes.tcp_idle,
+            Protocol::Udp => lifetimes.udp_idle,
+        };
+        seconds as u64 * SECOND
+    }
+
+    /// Whether nothing but SYNs was seen of a TCP client.
+    #[inline(always)]
+    pub const fn is_half_open(&self) -> bool {
+        self.flags & flags::HALF_OPEN != 0
     }
 
     /// Whether a TCP flow has been reset, or both sides have closed it.
@@ -87,8 +116,8 @@ impl Flow {
 
     /// Whether the flow's key may be given to another connection.
     #[inline(always)]
-    pub const fn is_over(&self, protocol: Protocol, now: u64) -> bool {
-        now.wrapping_sub(self.last_seen) > self.lifetime(protocol)
+    pub const fn is_over(&self, protocol: Protocol, lifetimes: &Lifetimes, now: u64) -> bool {
+        now.wrapping_sub(self.last_seen) > self.lifetime(protocol, lifetimes)
     }
 
     /// The key of the opposite direction.
@@ -150,12 +179,22 @@ mod tests {
     }
 
     #[test]
-    fn closed_flows_leave_early() {
-        let later = 111 * SECOND;
-        assert!(flow(flags::RESET).is_over(Protocol::Tcp, later));
-        assert!(!flow(flags::FIN).is_over(Protocol::Tcp, later));
-        assert!(!flow(0).is_over(Protocol::Udp, later));
-        assert!(flow(0).is_over(Protocol::Udp, 221 * SECOND));
+    fn each_state_has_a_lifetime_of_its_own() {
+        let lifetimes = Lifetimes { tcp_idle: 1000, tcp_half_open: 100, tcp_closed: 10, udp_idle: 50 };
+        for (flags, protocol, seconds) in [
+            (0, Protocol::Tcp, 1000),
+            (flags::FIN, Protocol::Tcp, 1000),
+            (flags::HALF_OPEN, Protocol::Tcp, 100),
+            (flags::HALF_OPEN | flags::RESET, Protocol::Tcp, 10),
+            (flags::FIN | flags::PEER_FIN, Protocol::Tcp, 10),
+            (0, Protocol::Udp, 50),
+            (0, Protocol::Sctp, 1000),
+        ] {
+            let flow = flow(flags);
+            let end = flow.last_seen + seconds * SECOND;
+            assert!(!flow.is_over(protocol, &lifetimes, end), "{flags:#b} {protocol:?}");
+            assert!(flow.is_over(protocol, &lifetimes, end + 1), "{flags:#b} {protocol:?}");
+        }
     }
 
     #[test]

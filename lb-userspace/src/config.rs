@@ -10,10 +10,11 @@ use std::{
 };
 
 use ipnet::IpNet;
+use lb_common::flow::Lifetimes;
 
 pub use flags::{InstanceFlags, LoadFlags, LogFlags, LogFormat, RunFlags};
 pub use machine::Machine;
-pub use values::{DeviceChoice, DevicePattern, PortRange};
+pub use values::{DeviceChoice, DevicePattern, Lifetime, PortRange};
 
 use crate::pipeline::{DefaultAlgorithm, NodePortAddresses};
 
@@ -112,6 +113,8 @@ pub struct Datapath {
     pub capacities: Capacities,
     /// The ports for translated sources.
     pub snat_ports: PortRange,
+    /// How long idle connections from outside are remembered.
+    pub lifetimes: Lifetimes,
     /// The networks of the cluster's pods, at most one a family.
     pub cluster_cidrs: Vec<IpNet>,
     /// Whether a process of the host that binds a node port in use is refused.
@@ -287,6 +290,10 @@ impl flags::DatapathFlags {
             max_backends,
             max_flows,
             snat_ports,
+            tcp_idle,
+            tcp_half_open,
+            tcp_closed,
+            udp_idle,
             cluster_cidrs,
             protect_nodeports,
         } = self;
@@ -301,6 +308,12 @@ impl flags::DatapathFlags {
                 flows: max_flows,
             },
             snat_ports,
+            lifetimes: Lifetimes {
+                tcp_idle: tcp_idle.seconds,
+                tcp_half_open: tcp_half_open.seconds,
+                tcp_closed: tcp_closed.seconds,
+                udp_idle: udp_idle.seconds,
+            },
             cluster_cidrs,
             protect_node_ports: protect_nodeports,
         })

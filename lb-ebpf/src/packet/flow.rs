@@ -15,7 +15,7 @@ pub(super) fn key(packet: &Packet) -> FlowKey {
     FlowKey { source: packet.source, destination: packet.destination, protocol: packet.protocol as u32 }
 }
 
-/// The packet's flow, if it goes on: kept alive, and told of FIN and RST.
+/// The packet's flow, if it goes on: kept alive, and told of the handshake's end, FIN and RST.
 ///
 /// None also for what has ended: a new connection that reuses the client's port, and whatever begins anew, or has no
 /// connection, where the backend is no longer one of the service's.
@@ -24,7 +24,8 @@ pub(super) fn lookup(packet: &Packet) -> Option<Flow> {
     let key = key(packet);
     let flow = tables::flow(&key)?;
     let now = tables::now();
-    if flow.is_over(packet.protocol, now) || (packet.is_syn() && flow.is_closed()) {
+    let lifetimes = &tables::config()?.lifetimes;
+    if flow.is_over(packet.protocol, lifetimes, now) || (packet.is_syn() && flow.is_closed()) {
         return None;
     }
     // A SYN on an open flow: a client that never closed uses its port again, or sends the SYN once more.
@@ -32,9 +33,12 @@ pub(super) fn lookup(packet: &Packet) -> Option<Flow> {
     if chooses_anew && flow.flags & flags::FORWARD != 0 && !is_usable(flow) {
         return None;
     }
-    // Once a second is enough for lifetimes of ten seconds and more, and spares the cache line.
+    // Once a second is enough for lifetimes of two seconds and more, and spares the cache line.
     if now.wrapping_sub(flow.last_seen) > SECOND {
         flow.last_seen = now;
+    }
+    if flow.is_half_open() && flow.flags & flags::FORWARD != 0 && !packet.is_syn() {
+        note_open(packet, flow);
     }
     if packet.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
         note_end(packet, flow);
@@ -47,6 +51,17 @@ pub(super) fn lookup(packet: &Packet) -> Option<Flow> {
 fn is_usable(flow: &Flow) -> bool {
     let Some(record) = Maps.service(flow.record) else { return false };
     record.service_id == flow.service_id && decide::is_usable(&Maps, record, flow.backend_id, flow.slot)
+}
+
+/// The client goes on after its SYN: both directions are open.
+///
+/// The backend's answer alone is no proof: it comes for a forged source, too.
+#[inline(always)]
+fn note_open(packet: &Packet, flow: &mut Flow) {
+    flow.flags &= !flags::HALF_OPEN;
+    if let Some(opposite) = tables::flow(&flow.opposite(packet.protocol as u32)) {
+        opposite.flags &= !flags::HALF_OPEN;
+    }
 }
 
 /// Marks both directions: each entry knows whether the connection is over.

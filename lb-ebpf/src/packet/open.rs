@@ -4,7 +4,7 @@ use lb_common::{
     address::{Address, Port, Protocol, SocketAddress},
     config::Config,
     decide::{self, Selection, Source, Tables as _},
-    flow::{Flow, FlowKey, Service, flags},
+    flow::{Flow, FlowKey, Lifetimes, Service, flags},
     frontend::FrontendKey,
     outcome::Reason,
 };
@@ -37,7 +37,8 @@ pub(super) fn open(ctx: &impl Frame, packet: &Packet) -> Result<Flow, Reason> {
     let redirect =
         forward::leaves_the_node(ctx, &packet.network, &packet.source, &selection.backend.socket_address())?;
     let service = Service {
-        flags: if redirect { flags::REDIRECT } else { 0 },
+        flags: if redirect { flags::REDIRECT } else { 0 }
+            | if packet.is_syn() { flags::HALF_OPEN } else { 0 },
         record: found.entry.record,
         service_id: selection.service_id,
         backend_id: selection.backend.id,
@@ -89,7 +90,7 @@ fn claim_source(
     for _ in 0..ATTEMPTS {
         let source = SocketAddress::new(address, port);
         let key = FlowKey { source: backend, destination: source, protocol: packet.protocol as u32 };
-        if claim(&key, &reverse, packet.protocol, now) {
+        if claim(&key, &reverse, packet.protocol, &config.lifetimes, now) {
             return Ok(source);
         }
         port = any_port(config);
@@ -99,14 +100,14 @@ fn claim_source(
 
 /// Claims one key, if it is free: not there, over, or this very connection's.
 #[inline(always)]
-fn claim(key: &FlowKey, reverse: &Flow, protocol: Protocol, now: u64) -> bool {
+fn claim(key: &FlowKey, reverse: &Flow, protocol: Protocol, lifetimes: &Lifetimes, now: u64) -> bool {
     if tables::add_flow(key, reverse) {
         return true;
     }
     let Some(present) = tables::flow(key) else { return false };
     let own = decide::same_peer(&present.source, &reverse.source)
         && decide::same_peer(&present.destination, &reverse.destination);
-    (own || present.is_over(protocol, now)) && tables::put_flow(key, reverse)
+    (own || present.is_over(protocol, lifetimes, now)) && tables::put_flow(key, reverse)
 }
 
 #[inline(always)]

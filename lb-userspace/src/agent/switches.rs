@@ -9,6 +9,7 @@ use std::{
 
 use lb_common::{
     config::{Config, LAYOUT_VERSION, flags},
+    flow::Lifetimes,
     network::Network,
     prefix::Prefix,
 };
@@ -35,12 +36,13 @@ pub(crate) struct Host {
     cgroup_level: u32,
     protect_node_ports: bool,
     cluster_networks: [Network; 2],
+    lifetimes: Lifetimes,
 }
 
 impl Host {
     /// Looks at the host of this process.
     pub(crate) fn look(datapath: &Datapath) -> Self {
-        let Datapath { cgroup, protect_node_ports, cluster_cidrs, .. } = datapath;
+        let Datapath { cgroup, protect_node_ports, cluster_cidrs, lifetimes, .. } = datapath;
         let cgroup = fs::canonicalize(cgroup).unwrap_or_else(|_| cgroup.clone());
         Self {
             // Without the option (before 5.14) no node port answers at loopback addresses; the features tell so.
@@ -49,6 +51,7 @@ impl Host {
             cgroup,
             protect_node_ports: *protect_node_ports,
             cluster_networks: networks(cluster_cidrs),
+            lifetimes: *lifetimes,
         }
     }
 
@@ -60,6 +63,7 @@ impl Host {
             node_v4: IpAddr::V4(ips.v4.unwrap_or(Ipv4Addr::UNSPECIFIED)).into(),
             node_v6: IpAddr::V6(ips.v6.unwrap_or(Ipv6Addr::UNSPECIFIED)).into(),
             cluster_networks: self.cluster_networks,
+            lifetimes: self.lifetimes,
             cgroup_level: self.cgroup_level,
             snat_port_first: ports.first,
             snat_port_last: ports.last,
@@ -98,6 +102,7 @@ mod tests {
             cgroup_level: 1,
             protect_node_ports: true,
             cluster_networks: networks(&["10.244.0.0/16".parse().unwrap()]),
+            lifetimes: Lifetimes { tcp_half_open: 7, ..Lifetimes::DEFAULT },
         }
     }
 
@@ -111,6 +116,7 @@ mod tests {
         assert_eq!((switches.host_netns_cookie, switches.cgroup_level), (7, 1));
         assert_eq!(switches.qos_cgroups, [0, 0]);
         assert_eq!(switches.flags, flags::PROTECT_NODE_PORTS);
+        assert_eq!(switches.lifetimes, Lifetimes { tcp_half_open: 7, ..Lifetimes::DEFAULT });
         for (address, expected) in [("10.244.9.1", true), ("10.245.0.1", false), ("fd00::1", false)] {
             let address: IpAddr = address.parse().unwrap();
             assert_eq!(switches.is_in_cluster(&address.into()), expected, "{address}");

@@ -4,9 +4,12 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
 use ipnet::IpNet;
-use lb_common::config::{SNAT_PORT_FIRST, SNAT_PORT_LAST, capacity};
+use lb_common::{
+    config::{SNAT_PORT_FIRST, SNAT_PORT_LAST, capacity},
+    flow::Lifetimes,
+};
 
-use super::values::{DeviceChoice, PortRange};
+use super::values::{DeviceChoice, Lifetime, PortRange};
 use crate::pipeline::{DefaultAlgorithm, NodePortAddresses};
 
 /// The decision searches a set in at most 24 steps (`lb_common::decide`), and a flow table beyond this eats gigabytes.
@@ -176,6 +179,22 @@ pub(super) struct DatapathFlags {
         default_value_t = PortRange { first: SNAT_PORT_FIRST, last: SNAT_PORT_LAST }
     )]
     pub(super) snat_ports: PortRange,
+
+    /// How long a TCP connection from outside is remembered without a packet
+    #[arg(long, value_name = "TIME", env = "SOCKEYE_TCP_IDLE", default_value_t = Lifetime { seconds: Lifetimes::DEFAULT.tcp_idle })]
+    pub(super) tcp_idle: Lifetime,
+
+    /// The same for one of whose client nothing but SYNs was seen
+    #[arg(long, value_name = "TIME", env = "SOCKEYE_TCP_HALF_OPEN", default_value_t = Lifetime { seconds: Lifetimes::DEFAULT.tcp_half_open })]
+    pub(super) tcp_half_open: Lifetime,
+
+    /// The same for one that was reset, or that both sides have closed
+    #[arg(long, value_name = "TIME", env = "SOCKEYE_TCP_CLOSED", default_value_t = Lifetime { seconds: Lifetimes::DEFAULT.tcp_closed })]
+    pub(super) tcp_closed: Lifetime,
+
+    /// How long a UDP exchange with a client outside is remembered without a packet
+    #[arg(long, value_name = "TIME", env = "SOCKEYE_UDP_IDLE", default_value_t = Lifetime { seconds: Lifetimes::DEFAULT.udp_idle })]
+    pub(super) udp_idle: Lifetime,
 
     /// The networks of the cluster's pods, one a family: for clients from there, external addresses lead to all endpoints
     #[arg(long = "cluster-cidr", value_name = "CIDR,…", env = "SOCKEYE_CLUSTER_CIDR", value_delimiter = ',')]

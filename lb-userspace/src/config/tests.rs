@@ -45,6 +45,7 @@ fn defaults_come_from_the_machine() {
     assert!(config.external_ips);
     assert_eq!(config.node_port_addresses, NodePortAddresses::default());
     assert_eq!(config.datapath.snat_ports, PortRange { first: 61000, last: 65535 });
+    assert_eq!(config.datapath.lifetimes, Lifetimes::DEFAULT);
     assert_eq!(
         config.instance,
         Instance { bpffs: DEFAULT_BPFFS.into(), socket: "/run/sockeye/agent.sock".into() }
@@ -60,7 +61,8 @@ fn flags_win_over_the_machine() {
     let config = resolved(
         "--kubeconfig admin.conf --context kind --legacy-endpoints --node-name N1 --cgroup /cg --devices eth*,ens[0-9] \
          --bpffs /sys/fs/bpf/two/ --nodeport-addresses all,10.0.0.0/8 --node-ip 192.0.2.1,2001:db8::1 \
-         --cluster-cidr 10.244.0.0/16,fd00:244::/56 --external-ips=false --max-backends 100 --snat-ports 40000-40010 --log debug --log-format json",
+         --cluster-cidr 10.244.0.0/16,fd00:244::/56 --external-ips=false --max-backends 100 --snat-ports 40000-40010 \
+         --tcp-idle 1h --tcp-half-open 30s --tcp-closed 2s --udp-idle 1m30s --log debug --log-format json",
     );
     assert_eq!(config.node_name, "n1");
     assert_eq!(
@@ -81,6 +83,8 @@ fn flags_win_over_the_machine() {
     assert!(!config.external_ips);
     assert_eq!(config.datapath.capacities.backends, 100);
     assert_eq!(config.datapath.snat_ports, PortRange { first: 40000, last: 40010 });
+    let lifetimes = Lifetimes { tcp_idle: 3600, tcp_half_open: 30, tcp_closed: 2, udp_idle: 90 };
+    assert_eq!(config.datapath.lifetimes, lifetimes);
     assert_eq!(
         config.datapath.cluster_cidrs,
         ["10.244.0.0/16", "fd00:244::/56"].map(|cidr| cidr.parse().unwrap())
@@ -171,6 +175,10 @@ fn each_bad_flag_says_what_is_wrong() {
         ("--manifests m --max-services 16777217", "16777217 is not in 1..=16777216"),
         ("--manifests m --max-frontends many", "invalid digit"),
         ("--manifests m --max-flows -1", "unexpected argument '-1'"),
+        ("--manifests m --tcp-idle soon", "invalid value 'soon' for '--tcp-idle <TIME>'"),
+        ("--manifests m --tcp-closed 1s", "give a time from 2s to 30d"),
+        ("--manifests m --tcp-half-open 31d", "give a time from 2s to 30d"),
+        ("--manifests m --udp-idle 2500ms", "give whole seconds"),
         ("--manifests m --snat-ports 61000", "give two ports"),
         ("--manifests m --snat-ports 65535-61000", "65535 is above 61000"),
         ("--manifests m --snat-ports 80-90", "80 is below 1024"),

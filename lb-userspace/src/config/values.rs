@@ -1,6 +1,6 @@
 //! Values of flags that have a syntax of their own.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// A pattern of device names, in the shell's syntax.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,5 +104,41 @@ impl FromStr for PortRange {
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// How long an idle flow keeps its place: whole seconds, such as `90s` or `8h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// In seconds.
+    pub seconds: u32,
+}
+
+impl Lifetime {
+    /// Programs note the time of a packet once a second: below two seconds a busy flow could end.
+    const LEAST: u64 = 2;
+    /// Thirty days.
+    const MOST: u64 = 30 * 24 * 3600;
+}
+
+impl FromStr for Lifetime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let duration = humantime::parse_duration(text)
+            .map_err(|error| format!("{error}; give a time such as 90s, 2m or 8h"))?;
+        if duration.subsec_nanos() != 0 {
+            return Err("give whole seconds".to_owned());
+        }
+        match u32::try_from(duration.as_secs()) {
+            Ok(seconds) if (Self::LEAST..=Self::MOST).contains(&u64::from(seconds)) => Ok(Self { seconds }),
+            _ => Err("give a time from 2s to 30d".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(Duration::from_secs(u64::from(self.seconds))).fmt(f)
     }
 }
