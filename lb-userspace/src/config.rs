@@ -114,6 +114,8 @@ pub struct Datapath {
     pub snat_ports: PortRange,
     /// The networks of the cluster's pods, at most one a family.
     pub cluster_cidrs: Vec<IpNet>,
+    /// Whether these are reserved: given to no socket of the node by the kernel itself.
+    pub reserve_snat_ports: bool,
     /// Whether a process of the host that binds a node port in use is refused.
     pub protect_node_ports: bool,
 }
@@ -288,6 +290,7 @@ impl flags::DatapathFlags {
             max_flows,
             snat_ports,
             cluster_cidrs,
+            reserve_snat_ports,
             protect_nodeports,
         } = self;
         check_one_per_family("--cluster-cidr", &cluster_cidrs)?;
@@ -302,6 +305,7 @@ impl flags::DatapathFlags {
             },
             snat_ports,
             cluster_cidrs,
+            reserve_snat_ports,
             protect_node_ports: protect_nodeports,
         })
     }

@@ -21,6 +21,7 @@ mod netns;
 mod pinned;
 mod pins;
 mod requirements;
+mod reserved;
 
 use std::{
     fs::File,
@@ -46,6 +47,7 @@ pub use self::{
     netns::netns_cookie,
     pinned::{Attachment, PinnedMaps, Place, open_pinned},
     requirements::cgroup2_root,
+    reserved::Reservation,
 };
 use self::{
     device::Kind,
@@ -229,6 +231,11 @@ impl Kernel {
             device::retain_devices(&mut self.ebpf, &self.devices)?;
         }
         Ok(())
+    }
+
+    /// The reserved ports of the node.
+    pub fn reservation(&self) -> Reservation {
+        Reservation::new(self.pins.clone())
     }
 
     /// What is attached now, by any agent that used this pin directory.

@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod desired;
 pub mod health_check;
+mod host;
 pub mod kernel;
 mod lookup;
 pub mod model;

@@ -180,6 +180,19 @@ pub(super) struct DatapathFlags {
     /// The networks of the cluster's pods, one a family: for clients from there, external addresses lead to all endpoints
     #[arg(long = "cluster-cidr", value_name = "CIDR,…", env = "SOCKEYE_CLUSTER_CIDR", value_delimiter = ',')]
     pub(super) cluster_cidrs: Vec<IpNet>,
+    /// Whether these ports are added to `net.ipv4.ip_local_reserved_ports`, so that no socket of the node gets one by
+    /// itself; `sockeye cleanup` gives them back
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "SOCKEYE_RESERVE_SNAT_PORTS",
+        action = ArgAction::Set,
+        default_value_t = false,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true
+    )]
+    pub(super) reserve_snat_ports: bool,
 
     /// Whether a process of the host that binds a node port in use gets `EADDRINUSE`; it would never see a connection
     #[arg(

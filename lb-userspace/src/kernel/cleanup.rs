@@ -13,6 +13,7 @@ use super::{
     link,
     pins::{self, Pins},
     requirements,
+    reserved::Reservation,
 };
 
 /// Detaches all programs, removes all pins and the directory; says what it removed. Nothing there: nothing removed.
@@ -31,6 +32,7 @@ pub fn cleanup(bpffs: &Path) -> Result<Vec<String>, KernelError> {
     // Links first: a connection that is translated still needs nothing but what its socket remembers.
     remove_links(&pins, &mut removed)?;
     remove_filters(&pins, &mut removed)?;
+    give_ports_back(&pins, &mut removed)?;
     remove_pins(&pins, &mut removed)?;
     Ok(removed)
 }
@@ -61,6 +63,17 @@ fn remove_filters(pins: &Pins, removed: &mut Vec<String>) -> Result<(), KernelEr
         device::remove_filters(pins, &pins::unescape(&pins::file_name(&marker)))?;
     }
     remove_if_there(&pins.filters(), removed)
+}
+
+fn give_ports_back(pins: &Pins, removed: &mut Vec<String>) -> Result<(), KernelError> {
+    if !pins.reserved().exists() {
+        return Ok(());
+    }
+    let reservation = Reservation::new(pins.clone());
+    let ours = reservation.ours()?;
+    reservation.set(None)?;
+    removed.push(format!("reserved ports {ours}"));
+    remove_if_there(&pins.reserved(), removed)
 }
 
 fn remove_pins(pins: &Pins, removed: &mut Vec<String>) -> Result<(), KernelError> {

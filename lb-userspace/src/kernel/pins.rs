@@ -6,6 +6,7 @@
 //! PATH/links/DEVICE-PROGRAM      a link to a device (tcx)
 //! PATH/filters/DEVICE            a directory: the device has filters of ours (clsact), which cannot be pinned
 //! PATH/filters/DEVICE/qdisc      an empty directory: the device's clsact qdisc was made for them
+//! PATH/reserved/FIRST-LAST       an empty directory: these ports of the node are reserved because of us
 //! PATH/staged/NAME               maps of a generation that is not in force yet
 //! PATH/committed/NAME            maps on their way to PATH/NAME: the generation is in force
 //! PATH/relinked/…                links on their way to PATH/links
@@ -53,6 +54,10 @@ impl Pins {
 
     pub(crate) fn filters(&self) -> PathBuf {
         self.root.join("filters")
+    }
+
+    pub(crate) fn reserved(&self) -> PathBuf {
+        self.root.join("reserved")
     }
 
     pub(crate) fn staged(&self) -> PathBuf {
