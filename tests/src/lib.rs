@@ -16,6 +16,7 @@
 //! feature is the only reason to skip a test ([`require!`]).
 
 pub mod agent;
+pub mod bpf;
 pub mod bpffs;
 pub mod cgroup;
 pub mod cluster;

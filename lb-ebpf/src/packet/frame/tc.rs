@@ -3,7 +3,7 @@
 //! The helpers update checksums by differences (RFC 1624): they know whether the packet's checksum is complete, left to
 //! the device, or already verified.
 
-use core::ptr;
+use core::{arch::asm, mem, ptr};
 
 use aya_ebpf::{
     EbpfContext,
@@ -19,12 +19,21 @@ use crate::packet::forward::{FibParams, Route};
 impl Frame for TcContext {
     #[inline(always)]
     fn read<T>(&self, offset: usize) -> Result<T, Reason> {
-        self.skb.load(offset).map_err(|_| Reason::Malformed)
+        match place::<T>(self, offset) {
+            // SAFETY: within the packet. The verifier checks alignment where the machine's loads need it.
+            Some(place) => Ok(unsafe { place.read() }),
+            None => self.skb.load(offset).map_err(|_| Reason::Malformed),
+        }
     }
 
     #[inline(always)]
     fn write<T>(&self, offset: usize, value: &T) -> Result<(), Reason> {
-        self.skb.store(offset, value, 0).map_err(failed)
+        let Some(place) = place::<T>(self, offset) else {
+            return self.skb.store(offset, value, 0).map_err(failed);
+        };
+        // SAFETY: as in `read`; the value is plain bytes, of which a copy does no harm.
+        unsafe { place.write(mem::transmute_copy(value)) };
+        Ok(())
     }
 
     #[inline(always)]
@@ -84,6 +93,17 @@ impl Frame for TcContext {
         // SAFETY: no parameters: the helper looks the next hop up by the packet's destination.
         Ok(unsafe { bpf_redirect_neigh(route.device, ptr::null_mut(), 0, 0) } as i32)
     }
+}
+
+/// Where a value stands, if it is in the part of the packet that lies in one piece.
+#[inline(always)]
+fn place<T>(ctx: &TcContext, offset: usize) -> Option<*mut T> {
+    let start = ctx.data() + offset;
+    let mut end = start + size_of::<T>();
+    // The compiler would compare the begin instead, of which the verifier would not learn how much may be read.
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(reg) end, options(pure, nomem, nostack, preserves_flags)) };
+    (end <= ctx.data_end()).then_some(start as *mut T)
 }
 
 /// What it means that a helper refuses to change the packet.

@@ -2,12 +2,13 @@
 
 use std::{
     cell::Cell,
+    net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
 use bytemuck::Zeroable as _;
-use lb_common::config::Config;
+use lb_common::config::{Config, SNAT_PORT_FIRST, SNAT_PORT_LAST};
 use lb_userspace::{
     kernel::{Kernel, KernelConfig, cleanup},
     model::Change,
@@ -27,10 +28,19 @@ pub(crate) struct Datapath {
 impl Datapath {
     /// New maps, and programs that are loaded but not attached.
     pub(crate) fn new(corner: &Corner) -> anyhow::Result<Self> {
+        Self::with(corner, KernelConfig::default())
+    }
+
+    /// The same, with an external device to attach to.
+    pub(crate) fn on_device(corner: &Corner, device: &str) -> anyhow::Result<Self> {
+        Self::with(corner, KernelConfig { devices: vec![device.to_owned()], ..KernelConfig::default() })
+    }
+
+    fn with(corner: &Corner, config: KernelConfig) -> anyhow::Result<Self> {
         let config = KernelConfig {
             bpffs: corner.bpffs.pin_path(),
             cgroup: corner.with_programs.path().to_owned(),
-            ..KernelConfig::default()
+            ..config
         };
         let kernel = Kernel::prepare(&config).context("loading the programs")?;
         let store = Stopwatch::new(kernel.store()?);
@@ -43,7 +53,7 @@ impl Datapath {
         Ok(Self { pipeline: Pipeline::new(settings, store.capacity()), kernel, store })
     }
 
-    /// Serves what the initial lists hold: each Service has one frontend.
+    /// Serves what the initial lists hold.
     pub(crate) fn serve(&mut self, lists: Vec<Change>) -> anyhow::Result<()> {
         for change in lists {
             self.pipeline.apply(change);
@@ -51,7 +61,7 @@ impl Datapath {
         self.sync()?;
         let summary = self.pipeline.summary();
         let (frontends, services) = (summary.frontends.used, summary.services);
-        ensure!(frontends as usize == services, "{frontends} frontends of {services} Services are in force");
+        ensure!(frontends as usize >= services, "{frontends} frontends of {services} Services are in force");
         Ok(())
     }
 
@@ -66,6 +76,18 @@ impl Datapath {
     pub(crate) fn attach(&mut self) -> anyhow::Result<()> {
         // Of the run-time switches, connect() to a cluster address uses none.
         self.kernel.configure(&Config::zeroed())?;
+        self.kernel.activate().context("attaching the programs")?;
+        Ok(())
+    }
+
+    /// Attaches the programs in the namespace of the external device; the source of what leaves for other nodes is this.
+    pub(crate) fn attach_for_packets(&mut self, node: Ipv4Addr) -> anyhow::Result<()> {
+        self.kernel.configure(&Config {
+            node_v4: IpAddr::V4(node).into(),
+            snat_port_first: SNAT_PORT_FIRST,
+            snat_port_last: SNAT_PORT_LAST,
+            ..Config::zeroed()
+        })?;
         self.kernel.activate().context("attaching the programs")?;
         Ok(())
     }

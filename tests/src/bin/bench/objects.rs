@@ -45,6 +45,48 @@ pub(crate) fn initial_affine(services: u32, affine_from: u32) -> Vec<Change> {
     lists((0..services).map(service), (0..services).map(|number| slice(number, 0)))
 }
 
+/// The same over TCP and with node ports, on a node with this address.
+pub(crate) fn initial_node_ports(services: u32, node: Ipv4Addr) -> Vec<Change> {
+    let port = |number: u32| ServicePort {
+        name: "http".into(),
+        protocol: Protocol::Tcp,
+        port: PORT,
+        node_port: Some(node_port(number)),
+    };
+    let service = |number| Service {
+        service_type: ServiceType::NodePort,
+        ports: vec![port(number)],
+        ..service(number)
+    };
+    let slice = |number| EndpointSlice {
+        ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: TARGET_PORT }],
+        ..slice(number, 0)
+    };
+    let mut lists = lists((0..services).map(service), (0..services).map(slice));
+    for change in &mut lists {
+        if let Change::Reset(Kind::Node, nodes) = change {
+            *nodes = vec![Object::Node(Node { addresses: vec![node.into()], ..self::node() })];
+        }
+    }
+    lists.push(Change::Interfaces([node.into()].into()));
+    lists
+}
+
+/// A Service's node port: any number will do that is not of the range for translated sources.
+fn node_port(number: u32) -> u16 {
+    (10_000 + number) as u16
+}
+
+/// Node ports of the Services, in an order in which no two neighbours share a cache line of any map.
+pub(crate) fn node_ports(services: u32) -> impl Iterator<Item = u16> {
+    scattered(services).map(node_port)
+}
+
+/// An address that is nobody's.
+pub(crate) fn stranger(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(NOBODY + number)
+}
+
 /// One Service of many endpoints.
 pub(crate) fn initial_wide() -> Vec<Change> {
     lists([service(0)], (0..WIDE / WIDE_SLICE).map(|number| wide_slice(number, 0)))
