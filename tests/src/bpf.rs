@@ -83,8 +83,11 @@ pub fn run(program: BorrowedFd<'_>, packet: &[u8], context: &[u8]) -> Result<u32
     attr[1] = packet.len() as u64;
     attr[2] = packet.as_ptr().expose_provenance() as u64;
     attr[4] = 1;
-    attr[5] = context.len() as u64;
-    attr[6] = context.as_ptr().expose_provenance() as u64;
+    // The kernel refuses an address of nothing.
+    if !context.is_empty() {
+        attr[5] = context.len() as u64;
+        attr[6] = context.as_ptr().expose_provenance() as u64;
+    }
     bpf(PROG_TEST_RUN, &mut attr).context("running a program")?;
     // `retval` is the upper half of the first word.
     Ok((attr[0] >> 32) as u32)

@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     thread,
     time::{Duration, Instant},
 };
@@ -19,7 +18,12 @@ use lb_common::{
     prefix::Prefix,
     service::{Range, ServiceRecord, Set, Settings, flags},
 };
-use lb_tests::{bpffs::Bpffs, cgroup::Cgroup, wait};
+use lb_tests::{
+    bpf::{self, RawMap, instruction},
+    bpffs::Bpffs,
+    cgroup::Cgroup,
+    wait,
+};
 use lb_userspace::{
     kernel::{Kernel, KernelConfig},
     store::{Capacity, Store, StoreError, Tables, Write, kernel::KernelStore},
@@ -299,8 +303,8 @@ fn a_large_cluster_is_written_fast() -> Result<()> {
 /// itself as often as the kernel allows, and marks its end.
 struct SlowProgram {
     program: OwnedFd,
-    marks: OwnedFd,
-    _itself: OwnedFd,
+    marks: RawMap,
+    _itself: RawMap,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,71 +314,42 @@ enum State {
     Ended,
 }
 
-/// The commands of bpf(2) in use, and the part of `union bpf_attr` that they need.
-const MAP_CREATE: i64 = 0;
-const MAP_UPDATE_ELEM: i64 = 2;
-const PROG_LOAD: i64 = 5;
-const PROG_TEST_RUN: i64 = 10;
-type Attr = [u64; 16];
-
 impl SlowProgram {
     /// As many turns as the verifier follows: three instructions each, of a million.
     const TURNS: i32 = 300_000;
 
     fn load() -> Result<Self> {
-        const SOCKET_FILTER: u64 = 1;
+        const SOCKET_FILTER: u32 = 1;
         let (marks, itself) = (create_array(2, 16)?, create_array(3, 4)?);
-        let program = Self::instructions(&marks, &itself);
-        let mut attr: Attr = [0; 16];
-        attr[0] = SOCKET_FILTER | (program.len() as u64) << 32;
-        attr[1] = program.as_ptr().expose_provenance() as u64;
-        attr[2] = c"GPL".as_ptr().expose_provenance() as u64;
-        let program = descriptor(bpf(PROG_LOAD, &mut attr)).context("loading the slow program")?;
-
-        let (key, value) = (0_u32, program.as_raw_fd());
-        let mut attr: Attr = [0; 16];
-        attr[0] = u64::from(itself.as_raw_fd().cast_unsigned());
-        attr[1] = (&raw const key).expose_provenance() as u64;
-        attr[2] = (&raw const value).expose_provenance() as u64;
-        bpf(MAP_UPDATE_ELEM, &mut attr).context("pointing the slow program at itself")?;
+        let program = bpf::load(SOCKET_FILTER, &Self::instructions(&marks, &itself))?;
+        itself.update(&0_u32, &program.as_raw_fd()).context("pointing the slow program at itself")?;
         Ok(Self { program, marks, _itself: itself })
     }
 
-    fn instructions(marks: &OwnedFd, itself: &OwnedFd) -> [u64; 16] {
-        let instruction = |code: u64, registers: u64, offset: i16, immediate: i32| {
-            let (offset, immediate) =
-                (u64::from(offset.cast_unsigned()), u64::from(immediate.cast_unsigned()));
-            code | registers << 8 | offset << 16 | immediate << 32
-        };
+    fn instructions(marks: &RawMap, itself: &RawMap) -> [u64; 16] {
         [
-            instruction(0xbf, 0x18, 0, 0),                  // r8 = context
-            instruction(0x18, 0x26, 0, marks.as_raw_fd()),  // r6 = &marks[0]
-            0,                                              //
-            instruction(0x7a, 0x06, 0, 1),                  // started = 1
-            instruction(0xb7, 0x07, 0, 0),                  // r7 = 0
-            instruction(0x85, 0x00, 0, 5),                  // call bpf_ktime_get_ns
-            instruction(0x07, 0x07, 0, 1),                  // r7 += 1
-            instruction(0xa5, 0x07, -3, Self::TURNS),       // if r7 < TURNS goto the call
-            instruction(0xbf, 0x81, 0, 0),                  // r1 = context
-            instruction(0x18, 0x12, 0, itself.as_raw_fd()), // r2 = itself
-            0,                                              //
-            instruction(0xb7, 0x03, 0, 0),                  // r3 = 0
-            instruction(0x85, 0x00, 0, 12),                 // call bpf_tail_call: returns after the last one
-            instruction(0x7a, 0x06, 8, 1),                  // ended = 1
-            instruction(0xb7, 0x00, 0, 0),                  // r0 = 0
-            instruction(0x95, 0x00, 0, 0),                  // exit
+            instruction(0xbf, 8, 1, 0, 0),                 // r8 = context
+            instruction(0x18, 6, 2, 0, marks.as_raw_fd()), // r6 = &marks[0]
+            bpf::SECOND_HALF,
+            instruction(0x7a, 6, 0, 0, 1),                  // started = 1
+            instruction(0xb7, 7, 0, 0, 0),                  // r7 = 0
+            instruction(0x85, 0, 0, 0, 5),                  // call bpf_ktime_get_ns
+            instruction(0x07, 7, 0, 0, 1),                  // r7 += 1
+            instruction(0xa5, 7, 0, -3, Self::TURNS),       // if r7 < TURNS goto the call
+            instruction(0xbf, 1, 8, 0, 0),                  // r1 = context
+            instruction(0x18, 2, 1, 0, itself.as_raw_fd()), // r2 = itself
+            bpf::SECOND_HALF,
+            instruction(0xb7, 3, 0, 0, 0),  // r3 = 0
+            instruction(0x85, 0, 0, 0, 12), // call bpf_tail_call: returns after the last one
+            instruction(0x7a, 6, 0, 8, 1),  // ended = 1
+            instruction(0xb7, 0, 0, 0, 0),  // r0 = 0
+            instruction(0x95, 0, 0, 0, 0),  // exit
         ]
     }
 
     /// Runs it once; returns when it has ended.
     fn run(&self) -> Result<()> {
-        let packet = [0_u8; 64];
-        let mut attr: Attr = [0; 16];
-        attr[0] = u64::from(self.program.as_raw_fd().cast_unsigned());
-        attr[1] = packet.len() as u64;
-        attr[2] = packet.as_ptr().expose_provenance() as u64;
-        attr[4] = 1;
-        bpf(PROG_TEST_RUN, &mut attr).map(drop).context("running the slow program")
+        bpf::run(self.program.as_fd(), &[0; 64], &[]).map(drop).context("running the slow program")
     }
 
     fn state(&self) -> Result<State> {
@@ -390,31 +365,13 @@ impl SlowProgram {
     }
 
     fn marks(&self) -> Result<Array<MapData, [u64; 2]>> {
-        Ok(Map::from_map_data(MapData::from_fd(self.marks.try_clone()?)?)?.try_into()?)
+        Ok(Map::from_map_data(MapData::from_fd(self.marks.as_fd().try_clone_to_owned()?)?)?.try_into()?)
     }
 }
 
 /// An array of one element of programs (3) or of bytes (2).
-fn create_array(map_type: u64, value_size: u64) -> Result<OwnedFd> {
-    let (key_size, entries) = (4, 1);
-    let mut attr: Attr = [0; 16];
-    attr[0] = map_type | key_size << 32;
-    attr[1] = value_size | entries << 32;
-    descriptor(bpf(MAP_CREATE, &mut attr)).context("creating an array")
-}
-
-fn bpf(command: i64, attr: &mut Attr) -> io::Result<i64> {
-    // SAFETY: the attribute is valid for reads and writes of its size, and so is what it points to.
-    match unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) } {
-        answer if answer >= 0 => Ok(answer),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-fn descriptor(answer: io::Result<i64>) -> Result<OwnedFd> {
-    let number = i32::try_from(answer?)?;
-    // SAFETY: the kernel has just returned it, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+fn create_array(map_type: u32, value_size: u32) -> Result<RawMap> {
+    RawMap::new(map_type, 4, value_size, 1)
 }
 
 #[test]
