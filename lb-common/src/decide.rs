@@ -214,21 +214,22 @@ pub fn select_for_packet<'a, T: Tables>(
     choose(tables, found, outside, flags::MAGLEV_OUTSIDE, client, source.port)
 }
 
-/// Chooses a backend from the set that applies: the client's own with session affinity, else by the service's algorithm.
+/// Chooses a backend for a socket of this node.
 ///
 /// `client` is asked for only if the service has session affinity or a Maglev table.
 #[inline(always)]
 pub fn select<'a, T: Tables>(
     tables: &'a T,
     found: &Found<'a>,
-    outside: bool,
     client: impl Fn() -> Client,
 ) -> Result<Selection<'a>, Reason> {
     // At connect() a socket mostly has no port yet.
-    let by_table = if outside { flags::MAGLEV_OUTSIDE } else { flags::MAGLEV_SOCKETS };
-    choose(tables, found, outside, by_table, client, Port::new(0))
+    choose(tables, found, false, flags::MAGLEV_SOCKETS, client, Port::new(0))
 }
 
+/// Chooses from the set that applies: the client's own with session affinity, else by the service's algorithm.
+///
+/// `by_table`: the flag of services that give such clients a backend by their Maglev table.
 #[inline(always)]
 fn choose<'a, T: Tables>(
     tables: &'a T,
@@ -348,12 +349,11 @@ pub fn select_another<'a, T: Tables>(tables: &'a T, found: &Found<'a>) -> Result
 pub fn reselect<'a, T: Tables>(
     tables: &'a T,
     found: &Found<'a>,
-    outside: bool,
     id: BackendId,
     slot: u32,
 ) -> Option<Selection<'a>> {
     let settings = tables.settings(found.record);
-    let set = applicable_set(found, settings, outside);
+    let set = applicable_set(found, settings, false);
     let range = range_of(tables, found.record, settings, set).ok()?;
     let (slot, backend) = locate(tables, range, id, slot)?;
     Some(Selection { slot, backend, service_id: found.record.service_id })

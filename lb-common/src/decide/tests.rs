@@ -105,7 +105,13 @@ impl Fake {
 
     fn choose_for(&self, key: &FrontendKey, source: Source, client: Client) -> Result<BackendId, Reason> {
         let found = find(self, key, || source)?;
-        select(self, &found, source == Source::Outside, || client).map(|selection| selection.backend.id)
+        let selection = if source == Source::Outside {
+            let source = SocketAddress::new(address("192.0.2.7"), Port::new(40_000));
+            select_for_packet(self, &found, &source, true)
+        } else {
+            select(self, &found, || client)
+        };
+        selection.map(|selection| selection.backend.id)
     }
 }
 
@@ -397,7 +403,7 @@ proptest! {
         let found = find(&fake, &key("10.96.0.1", 80), || Source::Pod);
         prop_assert!(found.is_ok());
         if let Ok(found) = found {
-            let again = reselect(&fake, &found, false, wanted, hint);
+            let again = reselect(&fake, &found, wanted, hint);
             prop_assert_eq!(again.is_some(), ids.contains(&wanted));
             if let Some(selection) = again {
                 prop_assert_eq!(selection.backend.id, wanted);

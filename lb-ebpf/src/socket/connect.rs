@@ -30,7 +30,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> Result<Outcome, Reaso
         }
     };
     decide::admit(&Maps, &found, || sender(ctx, &bound_address(ctx, &frontend.address), &frontend.address))?;
-    let selection = decide::select(&Maps, &found, false, || client(ctx))?;
+    let selection = decide::select(&Maps, &found, || client(ctx))?;
     let backend = selection.backend.socket_address();
     let storage = tables::socket_storage(ctx);
     let stored = storage.is_some();

@@ -79,7 +79,7 @@ fn select_apart<'a>(
     found: &Found<'a>,
     frontend: &SocketAddress,
 ) -> Result<Selection<'a>, Reason> {
-    let mut selection = decide::select(&Maps, found, false, || client(ctx))?;
+    let mut selection = decide::select(&Maps, found, || client(ctx))?;
     if tables::socket_state(ctx).is_none() || Maps.settings(found.record).affinity_seconds != 0 {
         return Ok(selection);
     }
@@ -141,7 +141,7 @@ fn keep(ctx: &SockAddrContext, found: &Found<'_>, frontend: &SocketAddress) -> O
         if socket.service_id != service_id {
             return None;
         }
-        let selection = decide::reselect(&Maps, found, false, socket.backend_id, socket.slot)?;
+        let selection = decide::reselect(&Maps, found, socket.backend_id, socket.slot)?;
         socket.slot = selection.slot;
         if socket.flags & flags::SHARED != 0 {
             point_back(ctx, frontend, &selection);
@@ -155,7 +155,7 @@ fn keep(ctx: &SockAddrContext, found: &Found<'_>, frontend: &SocketAddress) -> O
     if spilled.service_id != service_id {
         return None;
     }
-    let selection = decide::reselect(&Maps, found, false, spilled.backend_id, spilled.slot)?;
+    let selection = decide::reselect(&Maps, found, spilled.backend_id, spilled.slot)?;
     let backend = selection.backend.socket_address();
     if socket.state != state::NONE && same_peer(&socket.backend, &backend) {
         socket.flags |= flags::SHARED;

@@ -11,7 +11,7 @@ use lb_common::{
     affinity::{AffinityKey, AffinityValue, Client},
     backend::Backend,
     config::NodeAddress,
-    decide::{self, Found, Source, Tables as _},
+    decide::{self, Found, Selection, Source, Tables as _},
     frontend::{FrontendEntry, FrontendKey, FrontendKind},
     outcome::Reason,
     prefix::Prefix,
@@ -136,8 +136,7 @@ impl Kernel<'_> {
                 let first_of = (u64::from(position) << 32).div_ceil(u64::from(count));
                 self.random.set(u32::try_from(first_of).unwrap());
                 // A new client each time.
-                let client = Client::Namespace(u64::from(position) << 32 | u64::from(count));
-                match decide::select(self, &found, source == Source::Outside, || client) {
+                match self.select(source, &found, [position, count]) {
                     Ok(selection) => set.insert(socket_address(selection.backend.socket_address())),
                     Err(reason) => return refusal(reason),
                 };
@@ -147,14 +146,28 @@ impl Kernel<'_> {
         Answer::Backends { set, affinity }
     }
 
+    /// What a client gets that is no other's: a pod, or an address outside.
+    fn select<'a>(
+        &'a self,
+        source: Source,
+        found: &Found<'a>,
+        [high, low]: [u32; 2],
+    ) -> Result<Selection<'a>, Reason> {
+        if source == Source::Outside {
+            let address = Address::from_words([1, 0, high, low]);
+            decide::select_for_packet(self, found, &SocketAddress::new(address, Port::new(1)), true)
+        } else {
+            decide::select(self, found, || Client::Namespace(u64::from(high) << 32 | u64::from(low)))
+        }
+    }
+
     /// How long a client keeps its backend, whatever is drawn: asked for at the times that matter.
     fn seconds_of_affinity(&self, source: Source, found: &Found<'_>, set: &BTreeSet<SocketAddr>) -> u32 {
         let seconds = self.settings(found.record).affinity_seconds;
-        let client = Client::Namespace(u64::MAX);
         let connect = |random: u32, at: u32| {
             self.random.set(random);
             self.seconds.set(at);
-            let selection = decide::select(self, found, source == Source::Outside, || client).unwrap();
+            let selection = self.select(source, found, [u32::MAX; 2]).unwrap();
             socket_address(selection.backend.socket_address())
         };
         let first = connect(0, 0);
