@@ -250,10 +250,10 @@ impl Prepared {
         let notices = reconciler.notices();
         parts.spawn(sweeper.run(progress.clone(), notices.clone()).map(|()| Ok("sweeper")));
         let (facing, watched_facing) = watch::channel(None);
-        let host_checks =
-            host::follow(watched_facing, notices.clone(), ask_reconciler.clone(), changes.clone());
+        let node_ports = || node_ports::InForce::new(notices.clone(), ask_reconciler.clone());
+        let host_checks = host::follow(watched_facing, node_ports(), changes.clone());
         parts.spawn(host_checks.map(|()| Ok("host checks")));
-        let binds = node_ports::watch_binds(notices, ask_reconciler.clone(), changes.clone());
+        let binds = node_ports::watch_binds(node_ports(), changes.clone());
         parts.spawn(binds.map(|()| Ok("watch of node ports")));
         parts.spawn(reconciler.run(arrived, asked_reconciler).map(|()| Ok("reconciler")));
         if let Some(log) = kernel.logger() {

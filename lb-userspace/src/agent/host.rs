@@ -15,7 +15,6 @@ use crate::{
     host::{self, Facing, Values, sysctl},
     model::{Change, Problem},
     pipeline::NodePorts,
-    reconcile::{Notices, Question},
 };
 
 /// What this module's problems come from, for the reconciler.
@@ -25,18 +24,16 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Follows until the agent ends. Nothing is said before the programs are in force.
 pub(super) async fn follow(
     mut facing: watch::Receiver<Option<Facing>>,
-    mut notices: watch::Receiver<Notices>,
-    reconciler: mpsc::Sender<Question>,
+    mut node_ports: node_ports::InForce,
     changes: mpsc::Sender<Change>,
 ) {
     let mut said = Vec::new();
     loop {
         let known = facing.borrow_and_update().clone();
-        notices.mark_unchanged();
+        let Some(in_force) = node_ports.now().await else { return };
         if let Some(now) = known {
-            let Some(node_ports) = node_ports::ask(&reconciler).await else { return };
             // It panicked, which has been printed, or the agent ends.
-            let Ok(problems) = spawn_blocking(move || look(&now, &node_ports)).await else { return };
+            let Ok(problems) = spawn_blocking(move || look(&now, &in_force)).await else { return };
             if said != problems {
                 said.clone_from(&problems);
                 let change = Change::Problems { origin: ORIGIN.to_owned(), problems };
@@ -47,7 +44,7 @@ pub(super) async fn follow(
         }
         let goes_on = tokio::select! {
             told = facing.changed() => told.is_ok(),
-            told = notices.changed() => told.is_ok(),
+            goes_on = node_ports.changed() => goes_on,
             () = sleep(INTERVAL) => true,
         };
         if !goes_on {

@@ -4,7 +4,7 @@
 //! Looked for when node ports change, and every few seconds, since the kernel announces no end of a socket. It takes two
 //! listings of listeners and two of unconnected UDP sockets, in the host's network namespace only.
 
-use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -28,26 +28,49 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// The processes that hold sockets, by the sockets' inodes; none: not found.
 type Owners = BTreeMap<u32, Option<String>>;
 
-/// Looks for such sockets until the reconciler ends.
-pub(super) async fn watch_binds(
-    mut notices: watch::Receiver<Notices>,
+/// The node ports in force, asked for when others are.
+#[derive(Debug)]
+pub(super) struct InForce {
+    notices: watch::Receiver<Notices>,
     reconciler: mpsc::Sender<Question>,
-    changes: mpsc::Sender<Change>,
-) {
+    /// The number of the notice that they were asked for after.
+    seen: Option<u64>,
+    node_ports: Arc<NodePorts>,
+}
+
+impl InForce {
+    pub(super) fn new(notices: watch::Receiver<Notices>, reconciler: mpsc::Sender<Question>) -> Self {
+        Self { notices, reconciler, seen: None, node_ports: Arc::default() }
+    }
+
+    /// None when the reconciler has ended.
+    pub(super) async fn now(&mut self) -> Option<Arc<NodePorts>> {
+        let now = self.notices.borrow_and_update().node_ports;
+        if self.seen != Some(now) {
+            let (reply, answer) = oneshot::channel();
+            self.reconciler.send(Question::NodePorts(reply)).await.ok()?;
+            (self.node_ports, self.seen) = (Arc::new(answer.await.ok()?), Some(now));
+        }
+        Some(Arc::clone(&self.node_ports))
+    }
+
+    /// Waits for others than these. False when the reconciler has ended.
+    pub(super) async fn changed(&mut self) -> bool {
+        let seen = self.seen;
+        self.notices.wait_for(|notices| Some(notices.node_ports) != seen).await.is_ok()
+    }
+}
+
+/// Looks for such sockets until the reconciler ends.
+pub(super) async fn watch_binds(mut in_force: InForce, changes: mpsc::Sender<Change>) {
     let mut said = Vec::new();
     let mut owners = Owners::new();
-    let mut seen = None;
-    let mut node_ports = NodePorts::default();
     loop {
-        let now = notices.borrow_and_update().node_ports;
-        if seen != Some(now) {
-            let Some(answer) = ask(&reconciler).await else { return };
-            (node_ports, seen) = (answer, Some(now));
-        }
-        // It goes through the task and comes back: neither is copied.
-        let look = move || (problems(&node_ports, &mut owners), node_ports, owners);
-        let Ok((found, ports, known)) = spawn_blocking(look).await else { return };
-        (node_ports, owners) = (ports, known);
+        let Some(node_ports) = in_force.now().await else { return };
+        // They go through the task and come back, uncopied.
+        let look = move || (problems(&node_ports, &mut owners), owners);
+        let Ok((found, known)) = spawn_blocking(look).await else { return };
+        owners = known;
         match found {
             Ok(problems) if said != problems => {
                 said.clone_from(&problems);
@@ -60,21 +83,14 @@ pub(super) async fn watch_binds(
             Err(error) => warn!(%error, "cannot list the sockets of the host; trying again"),
         }
         tokio::select! {
-            differs = notices.wait_for(|notices| Some(notices.node_ports) != seen) => {
-                if differs.is_err() {
+            goes_on = in_force.changed() => {
+                if !goes_on {
                     return;
                 }
             }
             () = sleep(INTERVAL) => {}
         }
     }
-}
-
-/// The node ports in force; none when the reconciler has ended.
-pub(super) async fn ask(reconciler: &mpsc::Sender<Question>) -> Option<NodePorts> {
-    let (reply, answer) = oneshot::channel();
-    reconciler.send(Question::NodePorts(reply)).await.ok()?;
-    answer.await.ok()
 }
 
 /// What is wrong now.
