@@ -70,6 +70,22 @@ impl Manifests {
     }
 }
 
+/// The manifest of one slice of a Service: its ports as a YAML list, and its endpoints, of one family, by address and node.
+pub fn endpoint_slice(service: &str, ports: &str, endpoints: &[(&str, &str)]) -> String {
+    let is_v6 = endpoints.iter().any(|(address, _)| address.contains(':'));
+    let (family, number) = if is_v6 { ("IPv6", 6) } else { ("IPv4", 4) };
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|(address, node)| format!("{{addresses: ['{address}'], nodeName: {node}}}"))
+        .collect();
+    format!(
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: {service}-{number}, namespace: default, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+         addressType: {family}\nports: {ports}\nendpoints: [{}]\n",
+        endpoints.join(", ")
+    )
+}
+
 /// The text of an example without one endpoint: the line with its address and the indented ones below it.
 pub fn without_endpoint(text: &str, address: IpAddr) -> Result<String> {
     let starts = [format!("  - addresses: [{address}]"), format!("  - addresses: [\"{address}\"]")];

@@ -6,13 +6,15 @@ use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     cluster::{Cluster, target, tcp},
     dump::delta,
-    manifests::Manifests,
+    manifests::{Manifests, endpoint_slice},
     probe::{Kind, Request, Target},
     wait,
 };
 
 /// A Service at an address of its own in each family, for HTTP and datagrams at port 80.
-const LIVE: &str = "apiVersion: v1
+fn live() -> String {
+    let ports = "[{name: http, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]";
+    "apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: default}
 spec:
@@ -20,21 +22,11 @@ spec:
   ports:
     - {name: http, protocol: TCP, port: 80}
     - {name: udp, protocol: UDP, port: 80}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-4, namespace: default, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: http, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]
-endpoints: [{addresses: [10.244.1.11], nodeName: node-a}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-6, namespace: default, labels: {kubernetes.io/service-name: web}}
-addressType: IPv6
-ports: [{name: http, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]
-endpoints: [{addresses: ['fd00:244:1::11'], nodeName: node-a}]
-";
+"
+    .to_owned()
+        + &endpoint_slice("web", ports, &[("10.244.1.11", "node-a")])
+        + &endpoint_slice("web", ports, &[("fd00:244:1::11", "node-a")])
+}
 
 /// A Service at an address that the database answers at, too, as if another proxy led there; `labels` gives it to that.
 fn moving(labels: &str) -> String {
@@ -43,15 +35,8 @@ fn moving(labels: &str) -> String {
 kind: Service
 metadata: {{name: moving, namespace: default, labels: {{{labels}}}}}
 spec: {{clusterIP: 10.96.0.77, ports: [{{port: 5432}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: moving-1, namespace: default, labels: {{kubernetes.io/service-name: moving}}}}
-addressType: IPv4
-ports: [{{name: '', protocol: TCP, port: 8080}}]
-endpoints: [{{addresses: [10.244.1.12], nodeName: node-a}}]
 "
-    )
+    ) + &endpoint_slice("moving", "[{name: '', protocol: TCP, port: 8080}]", &[("10.244.1.12", "node-a")])
 }
 
 const THEIRS: &str = "service.kubernetes.io/service-proxy-name: other";
@@ -90,7 +75,7 @@ fn check_refused_to(kinds: &[Kind], cluster: &Cluster<'_>, from: &str, addresses
 #[test]
 fn other_ports_of_a_service_and_addresses_of_none_are_refused_at_the_socket() -> Result<()> {
     let manifests = Manifests::new()?;
-    manifests.write("web.yaml", LIVE)?;
+    manifests.write("web.yaml", &live())?;
     Cluster::with(&manifests, |cluster| {
         for from in ["pod1", "pod2", "node-a"] {
             check_refused(cluster, from, &["10.96.0.60:81", "[fd00:10:96::60]:81"])?;
@@ -116,7 +101,7 @@ fn other_ports_of_a_service_and_addresses_of_none_are_refused_at_the_socket() ->
 #[test]
 fn more_networks_come_as_objects() -> Result<()> {
     let manifests = Manifests::new()?;
-    manifests.write("web.yaml", LIVE)?;
+    manifests.write("web.yaml", &live())?;
     Cluster::with(&manifests, |cluster| {
         let elsewhere = target(Kind::Datagram, "10.97.0.1:80")?.within(Duration::from_millis(200));
         let before = cluster.ask("pod1", elsewhere)?;
@@ -175,7 +160,7 @@ fn a_service_moves_to_another_proxy_and_back_without_a_refused_connect() -> Resu
 #[test]
 fn packets_from_outside_to_no_service_are_answered() -> Result<()> {
     let manifests = Manifests::new()?;
-    manifests.write("web.yaml", LIVE)?;
+    manifests.write("web.yaml", &live())?;
     Cluster::with(&manifests, |cluster| {
         let (client, node) = (cluster.machine("client")?, cluster.machine("node-a")?);
         client.netns.ip(&format!(

@@ -12,7 +12,7 @@ use lb_common::{address::Protocol, config::SNAT_PORT_FIRST};
 use lb_tests::{
     cluster::{Cluster, target, tcp},
     dump::delta,
-    manifests::Manifests,
+    manifests::{Manifests, endpoint_slice},
     probe::{Answer, Kind, Reply, Request, Target},
     require,
     server::Server,
@@ -21,6 +21,9 @@ use lb_tests::{
 };
 use lb_userspace::kernel::{Attachment, Kernel, KernelConfig, Place as AttachedAt, open_pinned};
 use socket2::{Domain, Socket, Type};
+
+/// Where pod3 is, on node-b.
+const POD3: &str = "10.244.2.13";
 
 /// One Service for each place that a backend can be at, both families, both protocols.
 const SERVICES: &str = "
@@ -35,20 +38,6 @@ spec:
     - {name: http, protocol: TCP, port: 80, nodePort: 31001}
     - {name: udp, protocol: UDP, port: 53, nodePort: 31001}
 ---
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: here-4, namespace: default, labels: {kubernetes.io/service-name: here}}
-addressType: IPv4
-ports: [{name: http, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]
-endpoints: [{addresses: [10.244.1.11], nodeName: node-a}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: here-6, namespace: default, labels: {kubernetes.io/service-name: here}}
-addressType: IPv6
-ports: [{name: http, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]
-endpoints: [{addresses: ['fd00:244:1::11'], nodeName: node-a}]
----
 apiVersion: v1
 kind: Service
 metadata: {name: elsewhere, namespace: default}
@@ -59,20 +48,6 @@ spec:
   ports:
     - {name: http, protocol: TCP, port: 80, nodePort: 31002}
     - {name: udp, protocol: UDP, port: 53, nodePort: 31002}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: elsewhere-4, namespace: default, labels: {kubernetes.io/service-name: elsewhere}}
-addressType: IPv4
-ports: [{name: http, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]
-endpoints: [{addresses: [10.244.2.13], nodeName: node-b}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: elsewhere-6, namespace: default, labels: {kubernetes.io/service-name: elsewhere}}
-addressType: IPv6
-ports: [{name: http, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]
-endpoints: [{addresses: ['fd00:244:2::13'], nodeName: node-b}]
 ---
 apiVersion: v1
 kind: Service
@@ -94,13 +69,6 @@ spec:
   clusterIP: 10.96.0.81
   ports: [{name: http, protocol: TCP, port: 80, nodePort: 31004}]
 ---
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: elsewhere-only-4, namespace: default, labels: {kubernetes.io/service-name: elsewhere-only}}
-addressType: IPv4
-ports: [{name: http, protocol: TCP, port: 8080}]
-endpoints: [{addresses: [10.244.2.13], nodeName: node-b}]
----
 apiVersion: v1
 kind: Service
 metadata: {name: kept-local, namespace: default}
@@ -109,20 +77,28 @@ spec:
   externalTrafficPolicy: Local
   clusterIP: 10.96.0.82
   ports: [{name: http, protocol: TCP, port: 80, nodePort: 31005}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: kept-local-4, namespace: default, labels: {kubernetes.io/service-name: kept-local}}
-addressType: IPv4
-ports: [{name: http, protocol: TCP, port: 8080}]
-endpoints:
-  - {addresses: [10.244.1.12], nodeName: node-a}
-  - {addresses: [10.244.2.13], nodeName: node-b}
 ";
+
+/// They and their slices; `elsewhere` is the IPv4 address of the backend that is not on node-a.
+fn services(elsewhere: &str) -> String {
+    let http = "[{name: http, protocol: TCP, port: 8080}]";
+    let both = "[{name: http, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]";
+    let (near, far) = (("10.244.1.12", "node-a"), (elsewhere, "node-b"));
+    [
+        SERVICES,
+        &endpoint_slice("here", both, &[("10.244.1.11", "node-a")]),
+        &endpoint_slice("here", both, &[("fd00:244:1::11", "node-a")]),
+        &endpoint_slice("elsewhere", both, &[far]),
+        &endpoint_slice("elsewhere", both, &[("fd00:244:2::13", "node-b")]),
+        &endpoint_slice("elsewhere-only", http, &[far]),
+        &endpoint_slice("kept-local", http, &[near, far]),
+    ]
+    .concat()
+}
 
 fn manifests() -> Result<Manifests> {
     let manifests = Manifests::examples()?;
-    manifests.write("north-south.yaml", SERVICES)?;
+    manifests.write("north-south.yaml", &services(POD3))?;
     Ok(manifests)
 }
 
@@ -345,11 +321,11 @@ fn ask_from(cluster: &Cluster<'_>, from: SocketAddr, to: SocketAddr, within: Dur
 fn a_connection_that_was_never_answered_follows_the_service_when_its_port_is_used_again() -> Result<()> {
     let manifests = manifests()?;
     // Nobody has this address: SYNs to it are lost.
-    manifests.write("north-south.yaml", &SERVICES.replace("10.244.2.13", "10.244.2.99"))?;
+    manifests.write("north-south.yaml", &services("10.244.2.99"))?;
     Cluster::with(&manifests, |cluster| {
         let (from, to) = ("172.18.0.10:45000".parse()?, "172.18.0.2:31002".parse()?);
         assert!(ask_from(cluster, from, to, Duration::from_millis(100)).is_err());
-        manifests.write("north-south.yaml", SERVICES)?;
+        manifests.write("north-south.yaml", &services(POD3))?;
         wait::until("the Service to have a backend that answers", wait::SOON, || {
             let answer =
                 cluster.ask("client", tcp("172.18.0.2:31002")?.within(Duration::from_millis(200)))?;

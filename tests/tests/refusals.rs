@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     cluster::{Cluster, tcp},
     dump::delta,
-    manifests::Manifests,
+    manifests::{Manifests, endpoint_slice},
     probe::{Kind, Target},
     wait,
 };
 
-/// A dual-stack Service with endpoints on node-b only.
+/// A dual-stack Service.
 const FAR: &str = "
 apiVersion: v1
 kind: Service
@@ -27,21 +27,13 @@ spec:
   ports:
     - {name: tcp, protocol: TCP, port: 80, nodePort: 30175}
     - {name: udp, protocol: UDP, port: 53, nodePort: 30175}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: far-4, namespace: default, labels: {kubernetes.io/service-name: far}}
-addressType: IPv4
-ports: [{name: tcp, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]
-endpoints: [{addresses: [10.244.2.13], nodeName: node-b}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: far-6, namespace: default, labels: {kubernetes.io/service-name: far}}
-addressType: IPv6
-ports: [{name: tcp, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]
-endpoints: [{addresses: ['fd00:244:2::13'], nodeName: node-b}]
 ";
+
+/// Its slices, with one endpoint each on one node.
+fn far_slices(v4: &str, v6: &str, node: &str) -> String {
+    let ports = "[{name: tcp, protocol: TCP, port: 8080}, {name: udp, protocol: UDP, port: 5353}]";
+    endpoint_slice("far", ports, &[(v4, node)]) + &endpoint_slice("far", ports, &[(v6, node)])
+}
 
 /// TCP at one port, both kinds of UDP at another, at each address; v4-mapped too.
 fn ways(addresses: &[&str], tcp: u16, udp: u16) -> Result<Vec<Target>> {
@@ -75,7 +67,8 @@ fn check_refused(cluster: &Cluster<'_>, ways: &[Target], reason: &str) -> Result
 #[test]
 fn an_internal_local_policy_refuses_at_once_where_only_other_nodes_have_endpoints() -> Result<()> {
     let manifests = Manifests::examples()?;
-    manifests.write("far.yaml", FAR)?;
+    manifests
+        .write("far.yaml", &(FAR.to_owned() + &far_slices("10.244.2.13", "fd00:244:2::13", "node-b")))?;
     Cluster::with(&manifests, |cluster| {
         let cluster_ips = ways(&["10.96.0.75", "fd00:10:96::75"], 80, 53)?;
         check_refused(cluster, &cluster_ips, "no_local_backends")?;
@@ -86,10 +79,9 @@ fn an_internal_local_policy_refuses_at_once_where_only_other_nodes_have_endpoint
             }
         }
         // With the last endpoint gone it is another reason, and the node port refuses as well.
-        manifests
-            .write("far.yaml", &FAR.replace("10.244.2.13", "10.244.2.97").replace("node-b", "node-c"))?;
-        let no_endpoints = FAR.split("---").next().context("the Service")?;
-        manifests.write("far.yaml", no_endpoints)?;
+        let moved = far_slices("10.244.2.97", "fd00:244:2::13", "node-c");
+        manifests.write("far.yaml", &(FAR.to_owned() + &moved))?;
+        manifests.write("far.yaml", FAR)?;
         wait::until("the sets to be empty", wait::SOON, || {
             let left = cluster.ask("pod1", tcp("172.18.0.2:30175")?)?.reply.is_some();
             let left6 = cluster.ask("pod1", tcp("[fd00:18::2]:30175")?)?.reply.is_some();
